@@ -3,6 +3,7 @@
 
 // A module uses only modules listed below it.
 pub mod error;
-pub mod ops;
+pub mod kernels;
 pub mod onnx;
+pub mod ops;
 pub mod tensor;

@@ -3,6 +3,7 @@
 //! [`decode`] is a lens for running a node: the node itself stays as it was read.
 
 use crate::error::OpError;
+use crate::kernels::Clamp;
 use crate::onnx::NodeProto;
 use crate::tensor::Tensor;
 
@@ -17,6 +18,28 @@ pub trait Operator: Send + Sync {
     /// When the inputs don't fit the operator. [`OpError::Unsupported`] and [`OpError::DataType`]
     /// let the caller try another runtime.
     fn run(&self, inputs: &mut [Option<Tensor>]) -> Result<Vec<Tensor>, OpError>;
+
+    /// The same operator with `epilogue` applied to its only output while that is in registers;
+    /// `None` where the kernel can't. Constants are shared, not copied.
+    fn with_epilogue(&self, epilogue: Epilogue) -> Option<Box<dyn Operator>> {
+        let _ = epilogue;
+        None
+    }
+}
+
+/// What a kernel does to its result before storing it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Epilogue {
+    /// Whether a tensor of the result's shape, given as one more input after the node's own, is
+    /// added first.
+    pub residual: bool,
+    /// The bounds applied then.
+    pub clamp: Clamp,
+}
+
+impl Epilogue {
+    /// Nothing.
+    pub const NONE: Self = Self { residual: false, clamp: Clamp::NONE };
 }
 
 /// A node with what is known about it before any data flows.

@@ -1,0 +1,210 @@
+//! Convolution in one to three spatial dimensions, one sample at a time.
+//!
+//! The sample is copied once into a padded scratch image, split by stride phase so that a tap of a
+//! strided kernel reads consecutive elements too. Then every output vector is a sum of products of
+//! a weight and a vector read at `base + offset[tap]`: no column matrix is built. Bias, a residual
+//! and an activation are applied while the sums are in registers.
+
+mod layout;
+mod tile;
+
+use std::cell::RefCell;
+use std::mem::MaybeUninit;
+use std::sync::Arc;
+
+use crate::error::OpError;
+
+use super::Clamp;
+use super::lanes::Isa;
+pub use layout::Spatial;
+use layout::{Image, Vector};
+
+/// Shape of a convolution; spatial dimensions are depth, height, width, leading ones being 1 where
+/// the convolution has fewer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConvShape {
+    /// Channels of the input.
+    pub in_channels: usize,
+    /// Channels of the output.
+    pub out_channels: usize,
+    /// Groups; divides both channel counts.
+    pub groups: usize,
+    /// Kernel extents.
+    pub kernel: Spatial,
+    /// Strides.
+    pub strides: Spatial,
+    /// Dilations.
+    pub dilations: Spatial,
+    /// Zeros before the first element of each spatial axis.
+    pub pads_begin: Spatial,
+    /// Zeros after the last element of each spatial axis.
+    pub pads_end: Spatial,
+}
+
+impl ConvShape {
+    /// The extents of the output for an input of `spatial` extents.
+    ///
+    /// # Errors
+    /// When the dilated kernel is larger than the padded input.
+    pub fn output(&self, spatial: Spatial) -> Result<Spatial, OpError> {
+        let mut out = [0; 3];
+        for axis in 0..3 {
+            let padded = spatial[axis] + self.pads_begin[axis] + self.pads_end[axis];
+            let reach = self.dilations[axis] * (self.kernel[axis] - 1) + 1;
+            if padded < reach {
+                return Err(OpError::shape(format!(
+                    "kernel reaches over {reach} elements, the padded input has {padded}"
+                )));
+            }
+            out[axis] = (padded - reach) / self.strides[axis] + 1;
+        }
+        Ok(out)
+    }
+
+    /// Input channels that one output channel sees.
+    #[must_use]
+    pub fn group_in(&self) -> usize {
+        self.in_channels / self.groups
+    }
+
+    /// Output channels of one group.
+    #[must_use]
+    pub fn group_out(&self) -> usize {
+        self.out_channels / self.groups
+    }
+
+    /// Weights that one output channel has.
+    #[must_use]
+    pub fn taps(&self) -> usize {
+        self.group_in() * self.kernel.iter().product::<usize>()
+    }
+}
+
+/// Weights of a convolution laid out for this processor's kernel.
+#[derive(Clone, Debug)]
+pub struct PackedConv {
+    /// The convolution.
+    pub shape: ConvShape,
+    isa: Isa,
+    /// Row blocks of every group in turn: `[tap][row]`, rows beyond the last being absent.
+    weights: Arc<[f32]>,
+    bias: Arc<[f32]>,
+    blocks: Arc<[Block]>,
+}
+
+/// Output channels of a group that are computed together.
+#[derive(Clone, Copy, Debug)]
+struct Block {
+    /// First channel within the group.
+    row: usize,
+    /// Number of channels.
+    rows: usize,
+    /// Where the block starts among the group's weights.
+    offset: usize,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<(Vec<f32>, Vec<f32>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+}
+
+impl PackedConv {
+    /// Lays out `weight` `[out_channels, group_in, kernel..]` and `bias` `[out_channels]` (empty
+    /// for none).
+    #[must_use]
+    pub fn new(shape: ConvShape, weight: &[f32], bias: &[f32]) -> Self {
+        Self::for_isa(shape, weight, bias, Isa::detect())
+    }
+
+    pub(crate) fn for_isa(shape: ConvShape, weight: &[f32], bias: &[f32], isa: Isa) -> Self {
+        let (taps, rows) = (shape.taps(), shape.group_out());
+        let mut blocks = Vec::new();
+        let mut row = 0;
+        while row < rows {
+            let size = tile::block_rows(isa, rows - row);
+            blocks.push(Block { row, rows: size, offset: row * taps });
+            row += size;
+        }
+        let mut packed = Vec::with_capacity(weight.len());
+        for group in 0..shape.groups {
+            for block in &blocks {
+                let first = group * rows + block.row;
+                for tap in 0..taps {
+                    packed.extend((0..block.rows).map(|r| weight[(first + r) * taps + tap]));
+                }
+            }
+        }
+        let bias = if bias.is_empty() { vec![0.0; shape.out_channels] } else { bias.to_vec() };
+        Self {
+            shape,
+            isa,
+            weights: packed.into(),
+            bias: bias.into(),
+            blocks: blocks.into(),
+        }
+    }
+
+    /// The same weights with other padding, without a copy.
+    #[must_use]
+    pub fn with_pads(&self, begin: Spatial, end: Spatial) -> Self {
+        let shape = ConvShape { pads_begin: begin, pads_end: end, ..self.shape.clone() };
+        Self { shape, ..self.clone() }
+    }
+
+    /// Convolves `samples` samples of `[in_channels, spatial..]` into `out`
+    /// `[samples, out_channels, output spatial..]`, adding `residual` of the same shape, then
+    /// clamping.
+    ///
+    /// Every element of `out` is written.
+    ///
+    /// # Errors
+    /// When a slice's length doesn't match or the kernel is larger than the input.
+    pub fn run(
+        &self,
+        input: &[f32],
+        samples: usize,
+        spatial: Spatial,
+        residual: Option<&[f32]>,
+        clamp: Clamp,
+        out: &mut [MaybeUninit<f32>],
+    ) -> Result<(), OpError> {
+        let shape = &self.shape;
+        let plane_out: usize = shape.output(spatial)?.iter().product();
+        let (in_len, out_len) =
+            (shape.in_channels * spatial.iter().product::<usize>(), shape.out_channels * plane_out);
+        if input.len() != samples * in_len
+            || out.len() != samples * out_len
+            || residual.is_some_and(|r| r.len() != out.len())
+        {
+            return Err(OpError::shape("convolution over slices of unexpected length"));
+        }
+        if samples == 0 || out_len == 0 {
+            return Ok(());
+        }
+        let lanes = tile::lane_count(self.isa);
+        let image = Image::new(shape, spatial, lanes)?;
+        SCRATCH.with_borrow_mut(|(padded, panel)| {
+            for sample in 0..samples {
+                let source = &input[sample * in_len..][..in_len];
+                let image_data: &[f32] = if image.is_input() {
+                    source
+                } else {
+                    image.fill(source, padded);
+                    padded
+                };
+                let job = tile::Job {
+                    conv: self,
+                    image: &image,
+                    data: image_data,
+                    residual: residual.map(|r| &r[sample * out_len..][..out_len]),
+                    clamp,
+                    plane_out,
+                };
+                tile::run(&job, panel, &mut out[sample * out_len..][..out_len]);
+            }
+        });
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,21 @@
+//! Fast loops under the operators: convolution and matrix products.
+
+pub mod conv;
+mod lanes;
+pub mod matmul;
+
+/// Bounds that a kernel applies to a sum before storing it: a fused activation.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Clamp {
+    /// Lower bound.
+    pub low: f32,
+    /// Upper bound.
+    pub high: f32,
+}
+
+impl Clamp {
+    /// No bounds.
+    pub const NONE: Self = Self { low: f32::NEG_INFINITY, high: f32::INFINITY };
+    /// Rectified linear unit.
+    pub const RELU: Self = Self { low: 0.0, high: f32::INFINITY };
+}

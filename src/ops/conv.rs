@@ -1,0 +1,276 @@
+//! Convolution.
+
+use std::borrow::Cow;
+
+use crate::error::OpError;
+use crate::kernels::conv::{ConvShape, PackedConv, Spatial};
+use crate::kernels::matmul::{filled, uninit};
+use crate::onnx::{NodeAttributes, NodeProto};
+use crate::tensor::Tensor;
+
+use super::{Decoding, Epilogue, Operator};
+
+/// Padding of a convolution or pooling window.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Padding {
+    /// Elements before and after each spatial axis.
+    Explicit {
+        /// Before the first element.
+        begin: Vec<usize>,
+        /// After the last element.
+        end: Vec<usize>,
+    },
+    /// As many as make the output `ceil(input / stride)` long, the odd one at the end.
+    SameUpper,
+    /// The same, the odd one at the beginning.
+    SameLower,
+}
+
+/// The attributes of a Conv node, with their defaults filled in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConvAttributes {
+    /// Kernel extents, one per spatial axis.
+    pub kernel: Vec<usize>,
+    /// Strides.
+    pub strides: Vec<usize>,
+    /// Dilations.
+    pub dilations: Vec<usize>,
+    /// Groups.
+    pub groups: usize,
+    /// Padding.
+    pub padding: Padding,
+}
+
+impl ConvAttributes {
+    /// Reads the attributes of `node`, whose weight has `weight_shape`
+    /// `[out, in / groups, kernel..]`.
+    ///
+    /// # Errors
+    /// When an attribute contradicts the weight or is out of range.
+    pub fn read(node: &NodeProto, weight_shape: &[usize]) -> Result<Self, OpError> {
+        let kernel = weight_shape.get(2..).unwrap_or(&[]).to_vec();
+        if kernel.is_empty() || kernel.contains(&0) {
+            return Err(OpError::shape(format!("a convolution's weight can't be {weight_shape:?}")));
+        }
+        let axes = kernel.len();
+        if let Some(stated) = node.ints("kernel_shape")
+            && !stated.iter().map(|&k| usize::try_from(k).ok()).eq(kernel.iter().map(|&k| Some(k)))
+        {
+            return Err(OpError::Attribute {
+                name: "kernel_shape",
+                reason: format!("{stated:?} for a weight of shape {weight_shape:?}"),
+            });
+        }
+        let groups = positive(node.int("group").unwrap_or(1), "group")?;
+        if !weight_shape[0].is_multiple_of(groups) || weight_shape[0] == 0 {
+            return Err(OpError::Attribute {
+                name: "group",
+                reason: format!("{groups} does not divide {} output channels", weight_shape[0]),
+            });
+        }
+        Ok(Self {
+            kernel,
+            strides: positives(node, "strides", axes)?,
+            dilations: positives(node, "dilations", axes)?,
+            groups,
+            padding: padding(node, axes)?,
+        })
+    }
+
+    /// The zeros before and after every spatial axis for an input of these extents.
+    #[must_use]
+    pub fn pads(&self, spatial: &[usize]) -> (Vec<usize>, Vec<usize>) {
+        let same = |lower: bool| {
+            (0..self.kernel.len())
+                .map(|axis| {
+                    let (stride, size) = (self.strides[axis], spatial[axis]);
+                    let reach = self.dilations[axis] * (self.kernel[axis] - 1) + 1;
+                    let total = ((size.div_ceil(stride).max(1) - 1) * stride + reach)
+                        .saturating_sub(size);
+                    let less = total / 2;
+                    if lower { (total - less, less) } else { (less, total - less) }
+                })
+                .unzip()
+        };
+        match &self.padding {
+            Padding::Explicit { begin, end } => (begin.clone(), end.clone()),
+            Padding::SameUpper => same(false),
+            Padding::SameLower => same(true),
+        }
+    }
+
+    /// The kernel's description of the convolution, for an input of these extents.
+    fn shape(&self, in_channels: usize, out_channels: usize, spatial: &[usize]) -> ConvShape {
+        let (begin, end) = self.pads(spatial);
+        ConvShape {
+            in_channels,
+            out_channels,
+            groups: self.groups,
+            kernel: three(&self.kernel, 1),
+            strides: three(&self.strides, 1),
+            dilations: three(&self.dilations, 1),
+            pads_begin: three(&begin, 0),
+            pads_end: three(&end, 0),
+        }
+    }
+}
+
+/// Up to three spatial extents as three, the missing leading ones being `fill`.
+fn three(values: &[usize], fill: usize) -> Spatial {
+    let mut out = [fill; 3];
+    out[3 - values.len()..].copy_from_slice(values);
+    out
+}
+
+fn positive(value: i64, name: &'static str) -> Result<usize, OpError> {
+    // Far beyond any real model, and small enough for products of a few of them.
+    const MOST: i64 = 1 << 20;
+    usize::try_from(value)
+        .ok()
+        .filter(|&v| v > 0 && value <= MOST)
+        .ok_or_else(|| OpError::Attribute { name, reason: format!("{value} is out of range") })
+}
+
+fn positives(node: &NodeProto, name: &'static str, axes: usize) -> Result<Vec<usize>, OpError> {
+    match node.ints(name) {
+        None | Some([]) => Ok(vec![1; axes]),
+        Some(values) if values.len() == axes => {
+            values.iter().map(|&v| positive(v, name)).collect()
+        }
+        Some(values) => Err(OpError::Attribute {
+            name,
+            reason: format!("{} values for {axes} spatial axes", values.len()),
+        }),
+    }
+}
+
+fn padding(node: &NodeProto, axes: usize) -> Result<Padding, OpError> {
+    let zeros = || Padding::Explicit { begin: vec![0; axes], end: vec![0; axes] };
+    match node.string("auto_pad").unwrap_or("NOTSET") {
+        "NOTSET" | "" => match node.ints("pads") {
+            None | Some([]) => Ok(zeros()),
+            Some(pads) if pads.len() == 2 * axes => {
+                let pads: Vec<usize> = pads
+                    .iter()
+                    .map(|&p| if p == 0 { Ok(0) } else { positive(p, "pads") })
+                    .collect::<Result<_, _>>()?;
+                Ok(Padding::Explicit { begin: pads[..axes].to_vec(), end: pads[axes..].to_vec() })
+            }
+            Some(pads) => Err(OpError::Attribute {
+                name: "pads",
+                reason: format!("{} values for {axes} spatial axes", pads.len()),
+            }),
+        },
+        "VALID" => Ok(zeros()),
+        "SAME_UPPER" => Ok(Padding::SameUpper),
+        "SAME_LOWER" => Ok(Padding::SameLower),
+        other => Err(OpError::Attribute { name: "auto_pad", reason: format!("unknown `{other}`") }),
+    }
+}
+
+struct Conv {
+    node: NodeProto,
+    /// Present when the weight is constant.
+    constant: Option<(ConvAttributes, PackedConv)>,
+    epilogue: Epilogue,
+}
+
+pub(super) fn decode(decoding: &Decoding<'_>) -> Result<Box<dyn Operator>, OpError> {
+    let constant = |i: usize| decoding.constants.get(i).and_then(Option::as_ref);
+    let has_bias = decoding.node.input.get(2).is_some_and(|name| !name.is_empty());
+    let constant = match (constant(1), constant(2)) {
+        (Some(weight), bias) if bias.is_some() || !has_bias => Some(pack(decoding.node, weight, bias)?),
+        _ => None,
+    };
+    // Attributes stay with the node; its constants' data does not have to.
+    Ok(Box::new(Conv { node: decoding.node.clone(), constant, epilogue: Epilogue::NONE }))
+}
+
+fn pack(
+    node: &NodeProto,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+) -> Result<(ConvAttributes, PackedConv), OpError> {
+    let attributes = ConvAttributes::read(node, weight.shape())?;
+    if attributes.kernel.len() > 3 {
+        return Err(OpError::unsupported("convolution over more than three spatial axes"));
+    }
+    let out_channels = weight.shape()[0];
+    let in_channels = weight.shape()[1]
+        .checked_mul(attributes.groups)
+        .ok_or_else(|| OpError::shape("too many input channels"))?;
+    let weight = weight.f32("a convolution's weight")?.as_standard_layout();
+    let bias = match bias {
+        Some(bias) if bias.len() == out_channels => {
+            bias.f32("a convolution's bias")?.iter().copied().collect()
+        }
+        Some(bias) => {
+            return Err(OpError::shape(format!(
+                "bias of shape {:?} for {out_channels} output channels",
+                bias.shape()
+            )));
+        }
+        None => Vec::new(),
+    };
+    // Padding that depends on the input is filled in when the input is known.
+    let shape = attributes.shape(in_channels, out_channels, &attributes.kernel);
+    let elements = weight.as_slice().unwrap_or(&[]);
+    let packed = PackedConv::new(shape, elements, &bias);
+    Ok((attributes, packed))
+}
+
+impl Operator for Conv {
+    fn run(&self, inputs: &mut [Option<Tensor>]) -> Result<Vec<Tensor>, OpError> {
+        let residual = if self.epilogue.residual { inputs.last_mut().and_then(Option::take) } else { None };
+        let get = |i: usize| inputs.get(i).and_then(Option::as_ref);
+        let constant = match &self.constant {
+            Some(constant) => Cow::Borrowed(constant),
+            None => {
+                let weight = get(1).ok_or(OpError::MissingInput { index: 1 })?;
+                let has_bias = self.node.input.get(2).is_some_and(|name| !name.is_empty());
+                Cow::Owned(pack(&self.node, weight, get(2).filter(|_| has_bias))?)
+            }
+        };
+        let (attributes, packed) = &*constant;
+        let x = get(0).ok_or(OpError::MissingInput { index: 0 })?;
+        let x = x.f32("a convolution's input")?;
+        let axes = attributes.kernel.len();
+        if x.ndim() != axes + 2 || x.shape()[1] != packed.shape.in_channels {
+            return Err(OpError::shape(format!(
+                "input {:?} for a convolution of {} channels over {axes} axes",
+                x.shape(),
+                packed.shape.in_channels
+            )));
+        }
+        let spatial = &x.shape()[2..];
+        let (begin, end) = attributes.pads(spatial);
+        let packed = packed.with_pads(three(&begin, 0), three(&end, 0));
+        let samples = x.shape()[0];
+        let out_spatial = packed.shape.output(three(spatial, 1))?;
+        let mut out_shape = vec![samples, packed.shape.out_channels];
+        out_shape.extend(&out_spatial[3 - axes..]);
+        let spatial = three(spatial, 1);
+
+        let residual = residual.as_ref().map(|r| r.f32("a residual")).transpose()?;
+        if let Some(residual) = residual
+            && residual.shape() != out_shape
+        {
+            return Err(OpError::shape(format!(
+                "adding {:?} to a convolution's output {out_shape:?}",
+                residual.shape()
+            )));
+        }
+        let residual = residual.map(|r| r.as_standard_layout());
+        let residual = residual.as_ref().and_then(|r| r.as_slice());
+        let x = x.as_standard_layout();
+        let x = x.as_slice().unwrap_or(&[]);
+        let mut out = uninit(out_shape.iter().product());
+        packed.run(x, samples, spatial, residual, self.epilogue.clamp, &mut out)?;
+        // SAFETY: the kernel writes every element.
+        Ok(vec![Tensor::from_vec(&out_shape, unsafe { filled(out) })?])
+    }
+
+    fn with_epilogue(&self, epilogue: Epilogue) -> Option<Box<dyn Operator>> {
+        Some(Box::new(Self { node: self.node.clone(), constant: self.constant.clone(), epilogue }))
+    }
+}
