@@ -3,6 +3,7 @@
 
 // A module uses only modules listed below it.
 pub mod error;
-pub mod ops;
+pub mod graph;
 pub mod onnx;
+pub mod ops;
 pub mod tensor;

@@ -95,7 +95,8 @@ fn graph(graph: &GraphProto, outer: Option<&Scope<'_>>) -> Result<()> {
     let mut scope = Scope { own: HashSet::new(), outer };
     let mut constants = HashSet::new();
     let dense = graph.initializer.iter().map(|t| t.name());
-    let sparse = graph.sparse_initializer.iter().map(|t| t.values.as_ref().map_or("", |v| v.name()));
+    let sparse =
+        graph.sparse_initializer.iter().map(|t| t.values.as_ref().map_or("", |v| v.name()));
     for name in dense.chain(sparse) {
         if name.is_empty() {
             return Err(invalid("an initializer has no name"));

@@ -19,7 +19,7 @@ type Visit<'v> = dyn FnMut(&mut TensorProto, Place) -> Result<()> + 'v;
 /// Visits all tensors: those of the main graph, of training graphs, of functions, and of bodies and
 /// attributes at any depth. Stops at the first error.
 pub(super) fn each_tensor(model: &mut ModelProto, visit: &mut Visit<'_>) -> Result<()> {
-    for graph in &mut model.graph {
+    if let Some(graph) = &mut model.graph {
         in_graph(graph, visit)?;
     }
     for training in &mut model.training_info {

@@ -170,12 +170,13 @@ impl Parts {
     /// Moves the elements of `tensor` to the external file.
     fn take(&mut self, tensor: &mut TensorProto, bytes: Bytes, name: &str) {
         let len = bytes.len() as u64;
-        let offset = *self.placed.entry((bytes.as_ptr().addr(), bytes.len())).or_insert_with(|| {
-            let offset = self.end.next_multiple_of(if len >= PAGED { PAGE } else { ALIGNMENT });
-            self.end = offset + len;
-            self.list.push((offset, bytes));
-            offset
-        });
+        let offset =
+            *self.placed.entry((bytes.as_ptr().addr(), bytes.len())).or_insert_with(|| {
+                let offset = self.end.next_multiple_of(if len >= PAGED { PAGE } else { ALIGNMENT });
+                self.end = offset + len;
+                self.list.push((offset, bytes));
+                offset
+            });
         clear_inner(tensor);
         external::refer(tensor, name, offset, len);
     }
