@@ -1,0 +1,15 @@
+//! Views and named edits of a graph: who makes and reads a value, which values are constant, and
+//! changes that keep the graph valid.
+
+mod constants;
+mod edit;
+mod links;
+mod names;
+
+pub use constants::{Constant, Source, constant_tensor, constants};
+pub use edit::{add_initializer, drop_value_info, remove_unused_constants, replace_node};
+pub use links::{Consumer, Links};
+pub use names::{NameAllocator, fresh_name};
+
+#[cfg(test)]
+mod tests;
