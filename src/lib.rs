@@ -2,9 +2,9 @@
 //! real data.
 
 // A module uses only modules listed below it.
-pub mod ops;
-pub mod kernels;
-pub mod graph;
-pub mod onnx;
-pub mod tensor;
 pub mod error;
+pub mod graph;
+pub mod kernels;
+pub mod onnx;
+pub mod ops;
+pub mod tensor;
