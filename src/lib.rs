@@ -2,7 +2,9 @@
 //! real data.
 
 // A module uses only modules listed below it.
+pub mod dataset;
 pub mod error;
-pub mod ops;
 pub mod onnx;
+pub mod ops;
+pub mod score;
 pub mod tensor;
