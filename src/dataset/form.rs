@@ -32,7 +32,7 @@ pub(super) fn of(path: &Path) -> Result<Form> {
     Ok(match start.as_slice() {
         [b'P', b'K', ..] => Form::Npz,
         [0x93, b'N', b'U', b'M', ..] => Form::Npy,
-        [0x1f, 0x8b, ..] | [0, 0, 0x08..=0x0e, 1..] => Form::Idx,
+        [0x1f, 0x8b, ..] | [0, 0, 0x08..=0x0e, _] => Form::Idx,
         [] => {
             return Err(Error::Data { path: path.into(), reason: "the file is empty".to_owned() });
         }
