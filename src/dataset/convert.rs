@@ -184,7 +184,7 @@ impl Conversion {
             }
             return Ok(out);
         }
-        with_array!(stored, array => self.fill(array.as_slice().unwrap_or_default(), rows, &mut out))?;
+        self.fill(stored, rows, &mut out)?;
         Ok(out)
     }
 
@@ -210,10 +210,8 @@ impl Conversion {
             .map(|part| {
                 let rows: Vec<usize> = (part * step..samples.min((part + 1) * step)).collect();
                 let mut scratch = vec![T::default(); rows.len() * length];
-                with_array!(stored, array => {
-                    self.fill(array.as_slice().unwrap_or_default(), &rows, &mut scratch)
-                })
-                .map_err(|misfit| Misfit { row: misfit.row + part * step, ..misfit })
+                self.fill(stored, &rows, &mut scratch)
+                    .map_err(|misfit| Misfit { row: misfit.row + part * step, ..misfit })
             })
             .collect::<Vec<_>>()
             .into_iter()
@@ -242,22 +240,27 @@ impl Conversion {
             .collect()
     }
 
-    fn fill<S: Source, T: Target>(
+    fn fill<T: Target>(
         &self,
-        stored: &[S],
+        stored: &Tensor,
         rows: &[usize],
         out: &mut [T],
     ) -> Result<(), Misfit> {
         let length: usize = self.sample.iter().product();
-        let table = if S::DATA_TYPE == u8::DATA_TYPE { self.table() } else { Vec::new() };
+        let table = if matches!(stored, Tensor::U8(_)) { self.table() } else { Vec::new() };
         let results: Vec<Result<(), Misfit>> = out
             .par_chunks_mut(length)
             .zip(rows)
             .enumerate()
             .map(|(row, (out, &from))| {
-                // `rows` are checked by the dataset; a short array is one of zero-size dims.
-                let sample = stored.get(from * length..(from + 1) * length).unwrap_or_default();
-                self.place(sample, out, &table).map_err(|misfit| Misfit { row, ..misfit })
+                // Dispatched here, per sample, to build the parallel loop once per target type.
+                with_array!(stored, array => {
+                    let elements = array.as_slice().unwrap_or_default();
+                    // `rows` are checked by the dataset.
+                    let range = from * length..(from + 1) * length;
+                    self.place(elements.get(range).unwrap_or_default(), out, &table)
+                })
+                .map_err(|misfit| Misfit { row, ..misfit })
             })
             .collect();
         results.into_iter().collect()

@@ -217,7 +217,7 @@ fn values_must_fit_the_models_type() {
 fn labels_of_their_own_file() {
     let dir = folder();
     let path = write(&dir, "x.npy", &npy("<f4", false, "(2, 1)", &f32_bytes(&[1.0, 2.0])));
-    let mut label_file = |descr: &str, shape: &str, bytes: &[u8]| {
+    let label_file = |descr: &str, shape: &str, bytes: &[u8]| {
         let labels = write(&dir, "y.npy", &npy(descr, false, shape, bytes));
         Dataset::open(&path, &floats(&[1]), Some(&labels), &Preprocess::default())
     };

@@ -82,7 +82,7 @@ fn other_sizes_are_stretched_or_cropped() {
     assert_eq!(with(&sized, &[3, 0, 0]).unwrap().shape(), [1, 3, 2, 2]);
     assert!(refusal(with(&raw, &[3, 0, 0])).contains("--image-size"));
     assert!(refusal(with(&sized, &[3, 4, 4])).contains("does not fit"));
-    assert!(refusal(with(&raw, &[7, 4, 4])).contains("--layout"));
+    assert!(refusal(with(&raw, &[7, 5, 5])).contains("--layout"));
     assert!(refusal(with(&raw, &[12])).contains("4 dimensions"));
     let open_dims = Preprocess { layout: Some(Layout::Nhwc), ..sized };
     assert_eq!(with(&open_dims, &[0, 0, 0]).unwrap().shape(), [1, 2, 2, 3]);
