@@ -5,7 +5,7 @@ use std::path::Path;
 use super::form::{self, Form};
 use super::npz::Archive;
 use super::preprocess::is_float;
-use super::{idx, read_npy};
+use super::{find, idx};
 use crate::error::{Error, Result};
 use crate::tensor::{DataType, Tensor};
 
@@ -63,7 +63,7 @@ impl Labels {
     pub fn read(path: &Path, samples: usize) -> Result<Self> {
         let data = |reason: &str| Error::Data { path: path.into(), reason: reason.to_owned() };
         let tensor = match form::of(path)? {
-            Form::Npy => read_npy(path)?,
+            Form::Npy => find::read_npy(path)?,
             Form::Idx => idx::read(path)?,
             Form::Npz => {
                 let mut archive = Archive::open(path)?;

@@ -17,6 +17,7 @@
 //! Lower losses are better. They are finite: outputs that are no numbers cost [`WORST_LOSS`].
 
 mod classes;
+mod difference;
 mod metric;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ mod tests;
 use std::ops::Range;
 
 use classes::ClassLayout;
+use difference::Difference;
 
 use crate::error::{Error, Result};
 use crate::tensor::{DataType, Tensor};
@@ -32,10 +34,6 @@ pub use metric::MetricKind;
 
 /// The loss of a sample whose outputs are no numbers, and the bound of all losses.
 pub const WORST_LOSS: f64 = 1e9;
-/// Share of the mean energy of an output that a sample's is taken for at least, so that one that is
-/// zero in the original doesn't outweigh all others.
-const LEAST_ENERGY: f64 = 1e-6;
-
 /// What outputs are compared with, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Task {
@@ -407,50 +405,6 @@ impl Scorer {
             || scores.probabilities
             || (one_row && !has_unit_rows(&self.reference[scores.output]));
         accepted.then_some(scores)
-    }
-}
-
-/// How one sample's outputs differ from the original's, summed over outputs.
-#[derive(Clone, Copy, Debug, Default)]
-struct Difference {
-    loss: f64,
-    mean_squared: f64,
-    relative: f64,
-    cosine: f64,
-    equal: f64,
-}
-
-impl Difference {
-    fn add(&mut self, given: &[f64], expected: &[f64], floats: bool, energy: f64) {
-        let count = given.len().max(1) as f64;
-        let pairs = || given.iter().zip(expected);
-        let squared: f64 = pairs().map(|(a, b)| (a - b) * (a - b)).sum();
-        let differing = pairs().filter(|(a, b)| a != b).count() as f64;
-        let norm: f64 = expected.iter().map(|b| b * b).sum();
-        let scale = norm.max(LEAST_ENERGY * energy).max(f64::MIN_POSITIVE);
-        self.loss += if floats { squared / scale } else { differing / count };
-        self.mean_squared += squared / count;
-        self.relative += 100.0 * (squared / scale).sqrt();
-        self.equal += if differing == 0.0 { 100.0 } else { 0.0 };
-        let own: f64 = given.iter().map(|a| a * a).sum();
-        let product: f64 = pairs().map(|(a, b)| a * b).sum();
-        self.cosine += if differing == 0.0 {
-            100.0
-        } else if own > 0.0 && norm > 0.0 && own.is_finite() {
-            100.0 * (product / (own.sqrt() * norm.sqrt())).clamp(-1.0, 1.0)
-        } else {
-            0.0
-        };
-    }
-
-    fn metric(&self, kind: MetricKind) -> f64 {
-        let worst = |value: f64| if value.is_nan() { WORST_LOSS } else { value.min(WORST_LOSS) };
-        match kind {
-            MetricKind::Mse => worst(self.mean_squared),
-            MetricKind::RelativeError => worst(self.relative),
-            MetricKind::Cosine => self.cosine,
-            MetricKind::Agreement | MetricKind::Top1 | MetricKind::Top5 => self.equal,
-        }
     }
 }
 
