@@ -1,5 +1,7 @@
 //! From elements as stored to elements as the model takes them.
 
+use std::ops::Range;
+
 use half::{bf16, f16};
 use rayon::prelude::*;
 
@@ -52,7 +54,7 @@ pub(super) struct Misfit {
 }
 
 /// An element that data can be stored in.
-trait Source: Element {
+trait Source: Copy {
     /// Its value, for integers only.
     fn integer(self) -> Option<i128>;
     /// Its value, rounded.
@@ -140,6 +142,15 @@ impl Source for u8 {
     }
 }
 
+impl Source for i128 {
+    fn integer(self) -> Option<i128> {
+        Some(self)
+    }
+    fn real(self) -> f64 {
+        self as f64
+    }
+}
+
 impl Source for bool {
     fn integer(self) -> Option<i128> {
         Some(self.into())
@@ -160,6 +171,22 @@ impl Target for bool {
     fn from_integer(value: i128) -> Option<Self> {
         Self::from_real(value as f64)
     }
+}
+
+/// Elements in the widest type of their kind, which spares a conversion for each pair of types.
+enum Wide {
+    Reals(Vec<f64>),
+    Integers(Vec<i128>),
+}
+
+fn widen(stored: &Tensor, range: Range<usize>) -> Wide {
+    with_array!(stored, array => {
+        let elements = array.as_slice().and_then(|e| e.get(range)).unwrap_or_default();
+        match elements.iter().map(|e| e.integer()).collect() {
+            Some(integers) => Wide::Integers(integers),
+            None => Wide::Reals(elements.iter().map(|e| e.real()).collect()),
+        }
+    })
 }
 
 impl Conversion {
@@ -253,13 +280,18 @@ impl Conversion {
             .zip(rows)
             .enumerate()
             .map(|(row, (out, &from))| {
-                // Dispatched here, per sample, to build the parallel loop once per target type.
-                with_array!(stored, array => {
-                    let elements = array.as_slice().unwrap_or_default();
-                    // `rows` are checked by the dataset.
-                    let range = from * length..(from + 1) * length;
-                    self.place(elements.get(range).unwrap_or_default(), out, &table)
-                })
+                // `rows` are checked by the dataset.
+                let range = from * length..(from + 1) * length;
+                match stored {
+                    Tensor::U8(array) => {
+                        let bytes = array.as_slice().and_then(|e| e.get(range));
+                        self.place(bytes.unwrap_or_default(), out, &table)
+                    }
+                    _ => match widen(stored, range) {
+                        Wide::Reals(reals) => self.place(&reals, out, &table),
+                        Wide::Integers(integers) => self.place(&integers, out, &table),
+                    },
+                }
                 .map_err(|misfit| Misfit { row, ..misfit })
             })
             .collect();
