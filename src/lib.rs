@@ -2,9 +2,12 @@
 //! real data.
 
 // A module uses only modules listed below it.
-pub mod error;
-pub mod graph;
-pub mod kernels;
-pub mod onnx;
+pub mod dataset;
+pub mod score;
+pub mod eval;
 pub mod ops;
+pub mod kernels;
+pub mod graph;
+pub mod onnx;
 pub mod tensor;
+pub mod error;
