@@ -3,6 +3,6 @@
 
 // A module uses only modules listed below it.
 pub mod error;
-pub mod ops;
 pub mod onnx;
+pub mod ops;
 pub mod tensor;

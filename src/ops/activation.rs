@@ -1,9 +1,7 @@
 //! Activation functions.
 
 use super::Decoding;
-use super::args::{
-    Decoded, Inputs, floats, map_floats, numbers, one, peek_optional, take, update,
-};
+use super::args::{Decoded, Inputs, floats, map_floats, numbers, one, peek_optional, take, update};
 use super::arithmetic::combine;
 use super::number::Number;
 use super::special::Special;

@@ -72,9 +72,9 @@ pub(super) fn range(_: &Decoding<'_>) -> Decoded {
         });
         Tensor::from_vec(&[n], values.collect())
     }
-    one(|inputs| {
-        numbers!(take(inputs, 0)?, "a start", a => go(&a, peek(inputs, 1)?, peek(inputs, 2)?))
-    })
+    one(
+        |inputs| numbers!(take(inputs, 0)?, "a start", a => go(&a, peek(inputs, 1)?, peek(inputs, 2)?)),
+    )
 }
 
 pub(super) fn eye_like(d: &Decoding<'_>) -> Decoded {

@@ -107,8 +107,7 @@ impl Equation {
                 (0..widest).rev().map(Label::Ellipsis).chain(letters).collect()
             }
         };
-        let summed: Vec<Label> =
-            extents.keys().filter(|l| !output.contains(l)).copied().collect();
+        let summed: Vec<Label> = extents.keys().filter(|l| !output.contains(l)).copied().collect();
         let order: Vec<Label> = output.iter().chain(&summed).copied().collect();
         let mut shape = Vec::with_capacity(order.len());
         for label in &order {
@@ -175,13 +174,11 @@ fn contract<T: Number>(
 
 pub(super) fn einsum(d: &Decoding<'_>) -> Decoded {
     let equation = Equation::parse(d.node.string("equation").unwrap_or(""))?;
-    one(move |inputs| {
-        match peek(inputs, 0)? {
-            Tensor::F32(_) => equation.run::<f32>(inputs),
-            Tensor::F64(_) => equation.run::<f64>(inputs),
-            Tensor::I32(_) => equation.run::<i32>(inputs),
-            Tensor::I64(_) => equation.run::<i64>(inputs),
-            other => Err(bad_type(other, "an operand of Einsum")),
-        }
+    one(move |inputs| match peek(inputs, 0)? {
+        Tensor::F32(_) => equation.run::<f32>(inputs),
+        Tensor::F64(_) => equation.run::<f64>(inputs),
+        Tensor::I32(_) => equation.run::<i32>(inputs),
+        Tensor::I64(_) => equation.run::<i64>(inputs),
+        other => Err(bad_type(other, "an operand of Einsum")),
     })
 }

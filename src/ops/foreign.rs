@@ -173,7 +173,8 @@ impl Operator for Foreign {
                 return Ok(Tensor::scalar(0f32));
             }
             let missing = || OpError::unsupported("tract gave too few outputs");
-            from_tract(&results.next().ok_or_else(missing)?)
+            let value: TValue = results.next().ok_or_else(missing)?;
+            from_tract(&value)
         };
         self.node.output.iter().map(one).collect()
     }
@@ -239,9 +240,8 @@ fn to_tract(tensor: &Tensor) -> Result<TractTensor, OpError> {
 
 fn from_tract(tensor: &TractTensor) -> Result<Tensor, OpError> {
     fn go<T: Element + Datum>(tensor: &TractTensor) -> Result<Tensor, OpError> {
-        let view = tensor
-            .to_plain_array_view::<T>()
-            .map_err(|e| OpError::unsupported(e.to_string()))?;
+        let view =
+            tensor.to_plain_array_view::<T>().map_err(|e| OpError::unsupported(e.to_string()))?;
         Ok(T::wrap(view.to_owned().into_shared()))
     }
     match tensor.datum_type() {

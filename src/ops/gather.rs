@@ -45,11 +45,7 @@ pub(super) fn gather(d: &Decoding<'_>) -> Decoded {
 
 /// For each element of an index tensor of shape `shape`, its offset in data with strides `steps`
 /// when the coordinate along `at` is replaced by the index.
-fn element_offsets(
-    data: &[usize],
-    indices: &Tensor,
-    at: usize,
-) -> Result<Vec<usize>, OpError> {
+fn element_offsets(data: &[usize], indices: &Tensor, at: usize) -> Result<Vec<usize>, OpError> {
     let shape = indices.shape();
     if shape.len() != data.len()
         || shape.iter().zip(data).enumerate().any(|(i, (s, d))| i != at && s > d)

@@ -57,7 +57,7 @@ pub(super) fn around(shape: &[usize], axis: usize) -> (usize, usize, usize) {
 
 /// Row-major strides, in elements.
 pub(super) fn strides(shape: &[usize]) -> Vec<usize> {
-    let mut result = vec![1; shape.len()];
+    let mut result = vec![1usize; shape.len()];
     for i in (1..shape.len()).rev() {
         result[i - 1] = result[i].saturating_mul(shape[i]);
     }
@@ -201,7 +201,9 @@ pub(super) fn copy_strided<T: Copy>(
     walk(&loops, start as isize, |at| match stride {
         1 => result.extend_from_slice(&source[at..at + inner]),
         0 => result.resize(result.len() + inner, source[at]),
-        _ => result.extend((0..inner as isize).map(|i| source[(at as isize + i * stride) as usize])),
+        _ => {
+            result.extend((0..inner as isize).map(|i| source[(at as isize + i * stride) as usize]))
+        }
     });
     Ok(result)
 }

@@ -316,7 +316,7 @@ pub(super) fn lrn(d: &Decoding<'_>) -> Decoded {
         }
         Tensor::from_vec(array.shape(), result)
     }
-    one(move |inputs| {
-        floats!(take(inputs, 0)?, "an input of LRN", a => go::<T>(&a, size, [alpha, beta, bias]))
-    })
+    one(
+        move |inputs| floats!(take(inputs, 0)?, "an input of LRN", a => go::<T>(&a, size, [alpha, beta, bias])),
+    )
 }

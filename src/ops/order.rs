@@ -46,9 +46,8 @@ impl Choice {
         for block in 0..outer {
             for i in 0..inner {
                 let value = |k: usize| source[(block * n + k) * inner + i];
-                let best = (1..n).fold(0, |best, k| {
-                    if self.prefers(value(k), value(best)) { k } else { best }
-                });
+                let best = (1..n)
+                    .fold(0, |best, k| if self.prefers(value(k), value(best)) { k } else { best });
                 result.push(best as i64);
             }
         }

@@ -170,9 +170,7 @@ pub(super) fn lp(d: &Decoding<'_>) -> Decoded {
         Tensor::from_vec(&shape, data)
     }
     let (window, p) = (Window::of(d)?, exponent(d)?);
-    one(move |inputs| {
-        floats!(take(inputs, 0)?, "an input of LpPool", a => go::<T>(&a, &window, p))
-    })
+    one(move |inputs| floats!(take(inputs, 0)?, "an input of LpPool", a => go::<T>(&a, &window, p)))
 }
 
 /// Pools each plane to one element.

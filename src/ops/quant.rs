@@ -134,7 +134,8 @@ pub(super) fn dequantize(d: &Decoding<'_>) -> Decoded {
         zero: &[i64],
         blocks: &Blocks,
     ) -> Result<Tensor, OpError> {
-        let values = elements(x).iter().enumerate().map(|(i, &x)| {
+        let x_elements = elements(x);
+        let values = x_elements.iter().enumerate().map(|(i, &x)| {
             let k = blocks.of(i);
             (x.into() - zero[k]) as f32 * scale[k]
         });

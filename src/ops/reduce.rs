@@ -129,9 +129,8 @@ fn log_sum_exp<T: Number>(
         for i in 0..inner {
             let top = top[block * inner + i].to_f64();
             let shift = if top.is_finite() { top } else { 0.0 };
-            let sum: f64 = (0..n)
-                .map(|k| (source[(block * n + k) * inner + i].to_f64() - shift).exp())
-                .sum();
+            let sum: f64 =
+                (0..n).map(|k| (source[(block * n + k) * inner + i].to_f64() - shift).exp()).sum();
             result.push(T::of_f64(sum.ln() + shift));
         }
     }

@@ -398,7 +398,8 @@ pub(super) fn resize(d: &Decoding<'_>) -> Decoded {
 
 pub(super) fn upsample(d: &Decoding<'_>) -> Decoded {
     let resize = Resize::of(d)?;
-    let attribute = d.node.floats("scales").map(|s| s.iter().map(|&v| v.into()).collect::<Vec<_>>());
+    let attribute =
+        d.node.floats("scales").map(|s| s.iter().map(|&v| v.into()).collect::<Vec<_>>());
     one(move |inputs| {
         let scales = match &attribute {
             Some(scales) => scales.clone(),

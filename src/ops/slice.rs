@@ -52,7 +52,8 @@ fn cut<T: Element>(array: &Array<T>, bounds: &Bounds) -> Result<Tensor, OpError>
     let mut walk: Vec<_> =
         shape.iter().zip(&row_major).map(|(&n, &stride)| (n, stride as isize)).collect();
     let mut offset = 0;
-    for (((&start, &end), &at), &step) in bounds.starts.iter().zip(&bounds.ends).zip(&axes).zip(&steps)
+    for (((&start, &end), &at), &step) in
+        bounds.starts.iter().zip(&bounds.ends).zip(&axes).zip(&steps)
     {
         let at = axis(at, shape.len())?;
         let extent = array.shape()[at] as i64;
@@ -107,7 +108,11 @@ pub(super) fn concat(d: &Decoding<'_>) -> Decoded {
 }
 
 pub(super) fn split(d: &Decoding<'_>) -> Decoded {
-    fn go<T: Element>(array: &Array<T>, sizes: &[usize], at: usize) -> Result<Vec<Tensor>, OpError> {
+    fn go<T: Element>(
+        array: &Array<T>,
+        sizes: &[usize],
+        at: usize,
+    ) -> Result<Vec<Tensor>, OpError> {
         let (outer, n, inner) = around(array.shape(), at);
         let source = elements(array);
         let mut start = 0;
@@ -242,7 +247,8 @@ fn padded<T: Element>(
     }
     let mut shape = Vec::with_capacity(rank);
     for (i, &n) in array.shape().iter().enumerate() {
-        let total = (n as i64).checked_add(amounts[i]).and_then(|v| v.checked_add(amounts[rank + i]));
+        let total =
+            (n as i64).checked_add(amounts[i]).and_then(|v| v.checked_add(amounts[rank + i]));
         shape.push(extent(total.unwrap_or(-1))?);
     }
     let mut result = vec![value; count(&shape)?];

@@ -125,8 +125,7 @@ impl Window {
                 let (begin, end) = (pads[i], pads[i + self.kernel.len()]);
                 let padded = input.checked_add(begin).and_then(|v| v.checked_add(end));
                 let padded = padded.filter(|v| *v < isize::MAX as usize).ok_or_else(too_large)?;
-                let mut output =
-                    fitting(padded, reach, stride, self.ceil).ok_or_else(too_large)?;
+                let mut output = fitting(padded, reach, stride, self.ceil).ok_or_else(too_large)?;
                 // With rounding up, a last window that starts past the input is dropped.
                 if self.ceil && output > 1 && (output - 1) * stride >= input + begin {
                     output -= 1;

@@ -21,11 +21,12 @@ pub fn decode(proto: &TensorProto) -> Result<Tensor, OpError> {
     }
     let shape = proto.dims.iter().map(|&d| extent(d)).collect::<Result<Vec<_>, _>>()?;
     count(&shape)?;
+    let kind = WireType::try_from(proto.data_type()).unwrap_or(WireType::Undefined);
     if let Some(raw) = proto.raw_data.as_ref().filter(|raw| !raw.is_empty()) {
-        return decode_raw(proto.data_type(), &shape, raw);
+        return decode_raw(kind, &shape, raw);
     }
     let ints = &proto.int32_data;
-    match proto.data_type() {
+    match kind {
         WireType::Float => Tensor::from_vec(&shape, proto.float_data.clone()),
         WireType::Double => Tensor::from_vec(&shape, proto.double_data.clone()),
         WireType::Int64 => Tensor::from_vec(&shape, proto.int64_data.clone()),
