@@ -10,4 +10,5 @@ pub mod kernels;
 pub mod graph;
 pub mod onnx;
 pub mod tensor;
+pub mod linalg;
 pub mod error;
