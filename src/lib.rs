@@ -2,6 +2,7 @@
 //! real data.
 
 // A module uses only modules listed below it.
+pub mod layer;
 pub mod dataset;
 pub mod score;
 pub mod eval;
