@@ -2,14 +2,15 @@
 //! real data.
 
 // A module uses only modules listed below it.
-pub mod layer;
 pub mod dataset;
-pub mod score;
-pub mod eval;
-pub mod ops;
-pub mod kernels;
-pub mod graph;
-pub mod onnx;
-pub mod tensor;
-pub mod linalg;
 pub mod error;
+pub mod eval;
+pub mod factorize;
+pub mod graph;
+pub mod kernels;
+pub mod layer;
+pub mod linalg;
+pub mod onnx;
+pub mod ops;
+pub mod score;
+pub mod tensor;
