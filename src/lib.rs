@@ -1,10 +1,20 @@
 //! Makes trained ONNX models small and fast: low-rank factors whose ranks are chosen jointly on
 //! real data.
 
-// A module uses only modules listed below it.
+// A module uses only modules listed below it; `tests/module_order.rs` checks this.
+pub mod cli;
+pub mod compress;
+pub mod report;
+pub mod options;
+pub mod validate;
+pub mod factorize;
+pub mod dataset;
+pub mod score;
 pub mod ops;
 pub mod kernels;
 pub mod graph;
 pub mod onnx;
 pub mod tensor;
+pub mod progress;
 pub mod error;
+pub mod data_type;
