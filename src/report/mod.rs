@@ -1,4 +1,4 @@
-//! What was done and what it cost, as data; [`text`] and [`json`] are its views.
+//! What was done and what it cost, as data; [`View::text`] and [`json`] show it.
 //!
 //! The field names are a contract, documented in `docs/json.md`: new ones may be added, none
 //! renamed or removed within a [`SCHEMA_VERSION`].
@@ -17,7 +17,7 @@ pub use models::{
     InspectReport, InspectTotals, InspectValue,
 };
 pub use size::{gzip_bytes, peak_rss_bytes};
-pub use text::{View, text};
+pub use text::View;
 
 /// Version of the JSON views.
 pub const SCHEMA_VERSION: u32 = 1;
