@@ -47,6 +47,9 @@ use crate::tensor::{DataType, Tensor};
 pub use preprocess::{ChannelOrder, Layout, Preprocess, Resize};
 pub use split::split;
 
+/// Images that are held decoded besides the batch they go to.
+const DECODED_AT_ONCE: usize = 64;
+
 /// An input of the model, as its graph declares it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InputSpec {
@@ -375,10 +378,14 @@ impl Column {
             Stored::Array(array) => self.conversion.rows(array, rows).map_err(at_row)?,
             Stored::Images { files, frame } => {
                 let mut elements = vec![T::default(); rows.len() * frame.len()];
-                elements.par_chunks_mut(frame.len()).zip(rows).try_for_each(|(out, &row)| {
-                    let pixels = frame.decode(&files[row])?;
-                    self.conversion.sample(&pixels, out).map_err(|m| self.misfit(&m, row, path))
-                })?;
+                let parts = rows.chunks(DECODED_AT_ONCE);
+                for (rows, out) in parts.zip(elements.chunks_mut(DECODED_AT_ONCE * frame.len())) {
+                    let decode = |&row: &usize| frame.decode(&files[row]);
+                    let images = rows.par_iter().map(decode).collect::<Result<Vec<_>>>()?;
+                    self.conversion.images(&images, out).map_err(|m| {
+                        self.misfit(&m, rows.get(m.row).copied().unwrap_or(0), path)
+                    })?;
+                }
                 elements
             }
         };

@@ -3,13 +3,15 @@
 
 mod constants;
 mod edit;
+mod inputs;
 mod links;
 mod names;
 
 pub use constants::{Constant, Source, constant_tensor, constants};
 pub use edit::{add_initializer, drop_value_info, remove_unused_constants, replace_node};
+pub use inputs::{InputSpec, inputs};
 pub use links::{Consumer, Links};
-pub use names::{NameAllocator, fresh_name};
+pub use names::{NameAllocator, captured, fresh_name};
 
 #[cfg(test)]
 mod tests;

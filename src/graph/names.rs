@@ -56,7 +56,7 @@ pub(super) fn bodies(node: &NodeProto) -> impl Iterator<Item = &GraphProto> {
 }
 
 /// Values that the bodies of `node` read from the graph around them.
-pub(super) fn captured(node: &NodeProto) -> BTreeSet<&str> {
+pub fn captured(node: &NodeProto) -> BTreeSet<&str> {
     let mut free = BTreeSet::new();
     for body in bodies(node) {
         let mut own: HashSet<&str> = body.input.iter().map(|i| i.name()).collect();

@@ -134,13 +134,7 @@ impl PackedConv {
             }
         }
         let bias = if bias.is_empty() { vec![0.0; shape.out_channels] } else { bias.to_vec() };
-        Self {
-            shape,
-            isa,
-            weights: packed.into(),
-            bias: bias.into(),
-            blocks: blocks.into(),
-        }
+        Self { shape, isa, weights: packed.into(), bias: bias.into(), blocks: blocks.into() }
     }
 
     /// The same weights with other padding, without a copy.

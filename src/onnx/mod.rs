@@ -19,6 +19,7 @@ pub mod proto {
 
 pub use attribute::NodeAttributes;
 pub use model::Model;
+pub use proto::OperatorSetIdProto as OpsetImport;
 pub use proto::{
     AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto,
     ValueInfoProto,

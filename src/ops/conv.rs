@@ -3,12 +3,13 @@
 use std::borrow::Cow;
 
 use crate::error::OpError;
+use crate::kernels::Clamp;
 use crate::kernels::conv::{ConvShape, PackedConv, Spatial};
 use crate::kernels::matmul::{filled, uninit};
 use crate::onnx::{NodeAttributes, NodeProto};
 use crate::tensor::Tensor;
 
-use super::{Decoding, Epilogue, Operator};
+use super::{Decoding, Epilogue, Operator, epilogue};
 
 /// Padding of a convolution or pooling window.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,7 +51,9 @@ impl ConvAttributes {
     pub fn read(node: &NodeProto, weight_shape: &[usize]) -> Result<Self, OpError> {
         let kernel = weight_shape.get(2..).unwrap_or(&[]).to_vec();
         if kernel.is_empty() || kernel.contains(&0) {
-            return Err(OpError::shape(format!("a convolution's weight can't be {weight_shape:?}")));
+            return Err(OpError::shape(format!(
+                "a convolution's weight can't be {weight_shape:?}"
+            )));
         }
         let axes = kernel.len();
         if let Some(stated) = node.ints("kernel_shape")
@@ -85,8 +88,8 @@ impl ConvAttributes {
                 .map(|axis| {
                     let (stride, size) = (self.strides[axis], spatial[axis]);
                     let reach = self.dilations[axis] * (self.kernel[axis] - 1) + 1;
-                    let total = ((size.div_ceil(stride).max(1) - 1) * stride + reach)
-                        .saturating_sub(size);
+                    let total =
+                        ((size.div_ceil(stride).max(1) - 1) * stride + reach).saturating_sub(size);
                     let less = total / 2;
                     if lower { (total - less, less) } else { (less, total - less) }
                 })
@@ -134,9 +137,7 @@ fn positive(value: i64, name: &'static str) -> Result<usize, OpError> {
 fn positives(node: &NodeProto, name: &'static str, axes: usize) -> Result<Vec<usize>, OpError> {
     match node.ints(name) {
         None | Some([]) => Ok(vec![1; axes]),
-        Some(values) if values.len() == axes => {
-            values.iter().map(|&v| positive(v, name)).collect()
-        }
+        Some(values) if values.len() == axes => values.iter().map(|&v| positive(v, name)).collect(),
         Some(values) => Err(OpError::Attribute {
             name,
             reason: format!("{} values for {axes} spatial axes", values.len()),
@@ -179,7 +180,9 @@ pub(super) fn decode(decoding: &Decoding<'_>) -> Result<Box<dyn Operator>, OpErr
     let constant = |i: usize| decoding.constants.get(i).and_then(Option::as_ref);
     let has_bias = decoding.node.input.get(2).is_some_and(|name| !name.is_empty());
     let constant = match (constant(1), constant(2)) {
-        (Some(weight), bias) if bias.is_some() || !has_bias => Some(pack(decoding.node, weight, bias)?),
+        (Some(weight), bias) if bias.is_some() || !has_bias => {
+            Some(pack(decoding.node, weight, bias)?)
+        }
         _ => None,
     };
     // Attributes stay with the node; its constants' data does not have to.
@@ -221,7 +224,8 @@ fn pack(
 
 impl Operator for Conv {
     fn run(&self, inputs: &mut [Option<Tensor>]) -> Result<Vec<Tensor>, OpError> {
-        let residual = if self.epilogue.residual { inputs.last_mut().and_then(Option::take) } else { None };
+        let residual =
+            if self.epilogue.residual { inputs.last_mut().and_then(Option::take) } else { None };
         let get = |i: usize| inputs.get(i).and_then(Option::as_ref);
         let constant = match &self.constant {
             Some(constant) => Cow::Borrowed(constant),
@@ -251,23 +255,29 @@ impl Operator for Conv {
         out_shape.extend(&out_spatial[3 - axes..]);
         let spatial = three(spatial, 1);
 
-        let residual = residual.as_ref().map(|r| r.f32("a residual")).transpose()?;
-        if let Some(residual) = residual
-            && residual.shape() != out_shape
-        {
-            return Err(OpError::shape(format!(
-                "adding {:?} to a convolution's output {out_shape:?}",
-                residual.shape()
-            )));
-        }
-        let residual = residual.map(|r| r.as_standard_layout());
-        let residual = residual.as_ref().and_then(|r| r.as_slice());
+        // A residual of another shape is broadcast, after the product.
+        let (fused, apart): (Vec<_>, Vec<_>) =
+            residual.iter().partition(|r| r.shape() == out_shape);
+        let clamp = if apart.is_empty() { self.epilogue.clamp } else { Clamp::NONE };
+        let fused = fused.first().map(|r| r.f32("a residual")).transpose()?;
+        let fused = fused.map(|r| r.as_standard_layout());
         let x = x.as_standard_layout();
         let x = x.as_slice().unwrap_or(&[]);
         let mut out = uninit(out_shape.iter().product());
-        packed.run(x, samples, spatial, residual, self.epilogue.clamp, &mut out)?;
+        packed.run(
+            x,
+            samples,
+            spatial,
+            fused.as_ref().and_then(|r| r.as_slice()),
+            clamp,
+            &mut out,
+        )?;
         // SAFETY: the kernel writes every element.
-        Ok(vec![Tensor::from_vec(&out_shape, unsafe { filled(out) })?])
+        let out = Tensor::from_vec(&out_shape, unsafe { filled(out) })?;
+        Ok(vec![match apart.first() {
+            Some(residual) => epilogue::finish(out, Some(residual), self.epilogue.clamp)?,
+            None => out,
+        }])
     }
 
     fn with_epilogue(&self, epilogue: Epilogue) -> Option<Box<dyn Operator>> {

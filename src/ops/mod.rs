@@ -2,10 +2,16 @@
 //!
 //! [`decode`] is a lens for running a node: the node itself stays as it was read.
 
+mod conv;
+pub mod epilogue;
+mod matmul;
+
 use crate::error::OpError;
-use crate::kernels::Clamp;
 use crate::onnx::NodeProto;
 use crate::tensor::Tensor;
+
+pub use conv::{ConvAttributes, Padding};
+pub use epilogue::Epilogue;
 
 /// A decoded node, ready to run. Attributes and constant inputs are read, and weights laid out for
 /// the kernels, when it is made.
@@ -25,21 +31,6 @@ pub trait Operator: Send + Sync {
         let _ = epilogue;
         None
     }
-}
-
-/// What a kernel does to its result before storing it.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Epilogue {
-    /// Whether a tensor of the result's shape, given as one more input after the node's own, is
-    /// added first.
-    pub residual: bool,
-    /// The bounds applied then.
-    pub clamp: Clamp,
-}
-
-impl Epilogue {
-    /// Nothing.
-    pub const NONE: Self = Self { residual: false, clamp: Clamp::NONE };
 }
 
 /// A node with what is known about it before any data flows.

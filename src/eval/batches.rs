@@ -1,0 +1,130 @@
+//! How samples are put together into one run of a graph.
+
+use rayon::prelude::*;
+
+use super::Evaluator;
+use crate::error::{Error, OpError, Result};
+use crate::onnx::GraphProto;
+use crate::tensor::Tensor;
+
+pub use crate::graph::InputSpec;
+
+/// Elements of all inputs that one run holds at most, unless one sample has more: small enough for
+/// a thread's cache to hold what lies between two operators.
+const ELEMENTS: usize = 16 * 1024;
+
+/// The samples of one run, at most.
+const SAMPLES: usize = 32;
+
+/// The batch sizes a model takes.
+#[derive(Clone, Debug)]
+pub struct Batches {
+    /// The model's inputs.
+    pub inputs: Vec<InputSpec>,
+    /// The batch size that the model demands; `None` where it takes any.
+    pub fixed: Option<usize>,
+}
+
+impl Batches {
+    pub(super) fn new(inputs: Vec<InputSpec>, _graph: &GraphProto) -> Self {
+        let fixed = inputs.iter().filter_map(|input| input.shape.first().copied().flatten()).max();
+        Self { inputs, fixed }
+    }
+
+    /// Samples per run, for samples like those in `batch` (one tensor per input).
+    #[must_use]
+    pub fn size(&self, sample_elements: usize) -> usize {
+        self.fixed
+            .unwrap_or_else(|| (ELEMENTS / sample_elements.max(1)).clamp(1, SAMPLES))
+            .max(1)
+    }
+}
+
+impl Evaluator {
+    /// Samples per run, for samples of this many elements over all inputs.
+    #[must_use]
+    pub fn batch_size(&self, inputs: &[Tensor]) -> usize {
+        let elements = inputs
+            .iter()
+            .map(|t| t.len() / t.shape().first().copied().unwrap_or(1).max(1))
+            .sum();
+        self.batches().size(elements)
+    }
+
+    /// Runs all samples of `inputs` (one tensor per input, axis 0 the samples) over the current
+    /// thread pool, and joins the outputs on axis 0. The same results on any number of threads.
+    ///
+    /// # Errors
+    /// When an operator fails, or an output has no sample axis.
+    pub fn run_all(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
+        let samples = inputs.first().and_then(|t| t.shape().first().copied()).unwrap_or(1);
+        let size = self.batch_size(inputs);
+        let runs: Vec<Vec<Tensor>> = (0..samples.div_ceil(size))
+            .into_par_iter()
+            .map(|run| {
+                let range = run * size..((run + 1) * size).min(samples);
+                let batch = inputs.iter().map(|t| part(t, &range, self.batches().fixed)).collect();
+                let mut outputs = self.run(batch)?;
+                for (output, id) in outputs.iter_mut().zip(0..) {
+                    *output = per_sample(output, range.len(), self.batches().fixed, id)?;
+                }
+                Ok(outputs)
+            })
+            .collect::<Result<_>>()?;
+        join(&runs)
+    }
+}
+
+/// Samples `range` of a tensor; the last sample is repeated to make up a fixed batch.
+pub(super) fn part(tensor: &Tensor, range: &std::ops::Range<usize>, fixed: Option<usize>) -> Tensor {
+    match fixed {
+        Some(fixed) if range.len() < fixed => {
+            let rows: Vec<usize> =
+                range.clone().chain(std::iter::repeat(range.end - 1)).take(fixed).collect();
+            tensor.select_batch(&rows)
+        }
+        _ => tensor.slice_batch(range.start, range.end),
+    }
+}
+
+/// An output of a run of `samples` samples with axis 0 over those alone.
+fn per_sample(output: &Tensor, samples: usize, fixed: Option<usize>, index: usize) -> Result<Tensor> {
+    let run = fixed.unwrap_or(samples);
+    match output.shape().first() {
+        Some(&rows) if rows == run => Ok(output.slice_batch(0, samples)),
+        // One sample whose output has no batch axis, or another meaning of axis 0.
+        _ if run == 1 => {
+            let shape: Vec<usize> = std::iter::once(1).chain(output.shape().iter().copied()).collect();
+            output.clone().reshape(&shape).map_err(|source| fault(index, source))
+        }
+        // Several rows per sample, such as one per time step, in order of the samples.
+        Some(&rows) if rows % run == 0 && rows > 0 => {
+            let mut shape = vec![run, rows / run];
+            shape.extend(&output.shape()[1..]);
+            let output = output.clone().reshape(&shape).map_err(|source| fault(index, source))?;
+            Ok(output.slice_batch(0, samples))
+        }
+        _ => Err(fault(
+            index,
+            OpError::shape(format!("{:?} has no axis over {run} samples", output.shape())),
+        )),
+    }
+}
+
+fn fault(index: usize, source: OpError) -> Error {
+    Error::Node { node: format!("output {index}"), op_type: "graph output".to_owned(), source }
+}
+
+/// The outputs of several runs, joined on axis 0.
+///
+/// # Errors
+/// When the runs' outputs differ in shape beyond axis 0.
+pub fn join(runs: &[Vec<Tensor>]) -> Result<Vec<Tensor>> {
+    let outputs = runs.first().map_or(0, Vec::len);
+    (0..outputs)
+        .map(|i| {
+            let parts: Vec<Tensor> = runs.iter().map(|run| run[i].clone()).collect();
+            Tensor::concat_batch(&parts).map_err(|source| fault(i, source))
+        })
+        .collect()
+}

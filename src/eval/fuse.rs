@@ -1,0 +1,116 @@
+//! Additions and activations computed together with the product before them.
+
+use std::collections::{HashMap, HashSet};
+
+use super::{Step, ValueId};
+use crate::kernels::Clamp;
+use crate::ops::Epilogue;
+use crate::tensor::Tensor;
+
+/// Merges `product -> Add -> Relu or Clip` into the product's step, wherever the values between are
+/// used by nothing else and the product's kernel can do it.
+pub(super) fn fuse(
+    steps: &mut Vec<Step>,
+    kept: &HashSet<ValueId>,
+    constants: &HashMap<ValueId, Tensor>,
+) {
+    let mut index = 0;
+    while index < steps.len() {
+        if let Some((other, add)) = addition(steps, index, kept, constants) {
+            let epilogue = Epilogue { residual: true, ..steps[index].epilogue };
+            if merge(steps, index, add, epilogue) {
+                steps[index].inputs.push(Some(other));
+            }
+        }
+        if let Some((activation, clamp)) = activation(steps, index, kept, constants) {
+            let epilogue = Epilogue { clamp, ..steps[index].epilogue };
+            merge(steps, index, activation, epilogue);
+        }
+        index += 1;
+    }
+}
+
+/// Gives step `index` the epilogue and takes over the output of step `next`, which goes.
+fn merge(steps: &mut Vec<Step>, index: usize, next: usize, epilogue: Epilogue) -> bool {
+    let Some(operator) = steps[index].operator.with_epilogue(epilogue) else {
+        return false;
+    };
+    let next = steps.remove(next);
+    let step = &mut steps[index];
+    step.operator = operator.into();
+    step.epilogue = epilogue;
+    step.outputs = next.outputs;
+    // A fallback would run the node without what is fused into it.
+    step.fallback = None;
+    true
+}
+
+/// The only step that reads the only output of step `index`, and where among its inputs.
+fn sole_reader(steps: &[Step], index: usize, kept: &HashSet<ValueId>) -> Option<(usize, usize)> {
+    let [Some(output)] = steps[index].outputs[..] else {
+        return None;
+    };
+    if kept.contains(&output) {
+        return None;
+    }
+    let mut readers = steps.iter().enumerate().flat_map(|(step, s)| {
+        let positions = s.inputs.iter().enumerate();
+        positions.filter(|(_, id)| **id == Some(output)).map(move |(position, _)| (step, position))
+    });
+    let reader = readers.next()?;
+    readers.next().is_none().then_some(reader)
+}
+
+/// The value that an Add right after step `index` adds, and the Add's step. The value must be there
+/// before step `index` runs, and not be constant (those are better left to the bias).
+fn addition(
+    steps: &[Step],
+    index: usize,
+    kept: &HashSet<ValueId>,
+    constants: &HashMap<ValueId, Tensor>,
+) -> Option<(ValueId, usize)> {
+    if steps[index].epilogue != Epilogue::NONE {
+        return None;
+    }
+    let (add, position) = sole_reader(steps, index, kept)?;
+    let step = &steps[add];
+    if step.label.op_type != "Add" || step.inputs.len() != 2 || step.epilogue != Epilogue::NONE {
+        return None;
+    }
+    let other = step.inputs[1 - position]?;
+    let late = steps[index..].iter().any(|s| s.outputs.contains(&Some(other)));
+    (!late && !constants.contains_key(&other)).then_some((other, add))
+}
+
+/// The bounds that an activation right after step `index` applies, and the activation's step.
+fn activation(
+    steps: &[Step],
+    index: usize,
+    kept: &HashSet<ValueId>,
+    constants: &HashMap<ValueId, Tensor>,
+) -> Option<(usize, Clamp)> {
+    if steps[index].epilogue.clamp != Clamp::NONE {
+        return None;
+    }
+    let (next, position) = sole_reader(steps, index, kept)?;
+    let step = &steps[next];
+    if position != 0 {
+        return None;
+    }
+    let bound = |position: usize, none: f32| match step.inputs.get(position) {
+        None | Some(None) => Some(none),
+        Some(Some(id)) => match constants.get(id)? {
+            Tensor::F32(bound) if bound.len() == 1 => bound.first().copied(),
+            _ => None,
+        },
+    };
+    let clamp = match step.label.op_type.as_str() {
+        "Relu" => Clamp::RELU,
+        // Bounds given as attributes, before operator set 11, are not looked at here.
+        "Clip" if step.inputs.len() > 1 => {
+            Clamp { low: bound(1, f32::NEG_INFINITY)?, high: bound(2, f32::INFINITY)? }
+        }
+        _ => return None,
+    };
+    (clamp.low <= clamp.high).then_some((next, clamp))
+}

@@ -1,0 +1,54 @@
+//! What a model asks for.
+
+use crate::error::{Error, Result};
+use crate::onnx::proto::{tensor_shape_proto::dimension, type_proto};
+use crate::onnx::{Model, ValueInfoProto, data_type_from_code, data_type_name};
+use crate::tensor::DataType;
+
+/// An input of a model, axis 0 being the batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InputSpec {
+    /// Name of the input.
+    pub name: String,
+    /// Element type.
+    pub data_type: DataType,
+    /// Extent of every axis; `None` where it is symbolic or not stated.
+    pub shape: Vec<Option<usize>>,
+}
+
+/// The inputs of the model's graph in order, those that have an initializer apart.
+///
+/// # Errors
+/// When an input is not a tensor of a type this crate holds, or has no shape.
+pub fn inputs(model: &Model) -> Result<Vec<InputSpec>> {
+    let graph = model.graph();
+    graph
+        .input
+        .iter()
+        .filter(|input| graph.initializer.iter().all(|t| t.name() != input.name()))
+        .map(spec)
+        .collect()
+}
+
+fn spec(input: &ValueInfoProto) -> Result<InputSpec> {
+    let unsupported = |what: String| Error::UnsupportedModel {
+        reason: format!("input `{}` {what}", input.name()),
+    };
+    let kind = input.r#type.as_ref().and_then(|t| t.value.as_ref());
+    let Some(type_proto::Value::TensorType(tensor)) = kind else {
+        return Err(unsupported("is not a tensor".to_owned()));
+    };
+    let data_type = data_type_from_code(tensor.elem_type()).ok_or_else(|| {
+        unsupported(format!("has element type {}", data_type_name(tensor.elem_type())))
+    })?;
+    let shape = tensor.shape.as_ref().ok_or_else(|| unsupported("has no shape".to_owned()))?;
+    let shape = shape
+        .dim
+        .iter()
+        .map(|dim| match dim.value {
+            Some(dimension::Value::DimValue(value)) => usize::try_from(value).ok(),
+            _ => None,
+        })
+        .collect();
+    Ok(InputSpec { name: input.name().to_owned(), data_type, shape })
+}

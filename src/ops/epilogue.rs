@@ -1,0 +1,59 @@
+//! What a kernel does to its result before storing it.
+
+use ndarray::IxDyn;
+
+use crate::error::OpError;
+use crate::kernels::Clamp;
+use crate::tensor::Tensor;
+
+/// An addition and an activation that follow an operator and are computed with it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Epilogue {
+    /// Whether a tensor given as one more input, after the node's own, is added first.
+    pub residual: bool,
+    /// The bounds applied then.
+    pub clamp: Clamp,
+}
+
+impl Epilogue {
+    /// Nothing.
+    pub const NONE: Self = Self { residual: false, clamp: Clamp::NONE };
+}
+
+/// Adds `residual`, broadcasting, and clamps: the epilogue of a result that is in memory already.
+///
+/// # Errors
+/// When the shapes don't broadcast or an element type is not `f32`.
+pub fn finish(result: Tensor, residual: Option<&Tensor>, clamp: Clamp) -> Result<Tensor, OpError> {
+    let mut sum = result.into_typed::<f32>("a sum")?;
+    if let Some(residual) = residual {
+        let residual = residual.f32("a residual")?;
+        if sum.shape() == residual.shape() {
+            sum.zip_mut_with(residual, |a, b| *a += b);
+        } else {
+            let mismatch =
+                || OpError::shape(format!("{:?} plus {:?}", sum.shape(), residual.shape()));
+            let shape = IxDyn(&common_shape(sum.shape(), residual.shape()));
+            let wide = sum.broadcast(shape.clone()).ok_or_else(mismatch)?;
+            let total = &wide + &residual.broadcast(shape).ok_or_else(mismatch)?;
+            sum = total.into_shared();
+        }
+    }
+    if clamp != Clamp::NONE {
+        // Comparisons that fail leave NaN as it is.
+        sum.mapv_inplace(|v| {
+            let v = if v < clamp.low { clamp.low } else { v };
+            if v > clamp.high { clamp.high } else { v }
+        });
+    }
+    Ok(Tensor::F32(sum))
+}
+
+/// The larger extent of every axis, aligned at the last.
+fn common_shape(a: &[usize], b: &[usize]) -> Vec<usize> {
+    let rank = a.len().max(b.len());
+    let dim = |shape: &[usize], axis: usize| {
+        (axis + shape.len()).checked_sub(rank).map_or(1, |axis| shape[axis])
+    };
+    (0..rank).map(|axis| if dim(b, axis) == 1 { dim(a, axis) } else { dim(b, axis) }).collect()
+}
