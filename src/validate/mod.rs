@@ -14,7 +14,7 @@ use tract_onnx::prelude::{
     Framework, InferenceFact, InferenceModel, InferenceModelExt, IntoRunnable, IntoTValue, TVec,
     TractResult, TypedRunnableModel,
 };
-use tract_onnx::tract_hir::infer::Factoid;
+use tract_onnx::tract_hir::internal::Factoid;
 
 use crate::error::{Error, OpError, Result};
 use crate::eval::Batches;

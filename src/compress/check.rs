@@ -1,0 +1,162 @@
+//! Outputs of two model files side by side.
+
+use std::path::Path;
+use std::sync::atomic::AtomicU64;
+use std::time::Instant;
+
+use super::DataSource;
+use crate::dataset::Dataset;
+use crate::error::{Error, Result};
+use crate::progress::Progress;
+use crate::report::{CheckOutput, CheckReport, SCHEMA_VERSION};
+use crate::tensor::Tensor;
+use crate::validate::{Agreement, RUNTIME, Session, random_inputs};
+
+/// Random runs where there is no data.
+const RANDOM_RUNS: usize = 4;
+
+/// Samples whose outputs are held at once.
+const CHUNK: usize = 64;
+
+/// Two models to be compared.
+#[derive(Clone, Debug)]
+pub struct Check<'a> {
+    /// The model that differences are relative to.
+    pub a: &'a Path,
+    /// The other model.
+    pub b: &'a Path,
+    /// Samples; random inputs where there are none.
+    pub data: Option<&'a DataSource>,
+    /// Shapes of random inputs whose dims the model leaves open, by name.
+    pub shapes: &'a [(String, Vec<usize>)],
+    /// Seed of random inputs.
+    pub seed: u64,
+    /// Largest relative difference that counts as equal.
+    pub tolerance: f64,
+}
+
+/// Runs both models on the same inputs.
+///
+/// # Errors
+/// When a model can't be read or run, or they differ in their inputs or in the number of outputs.
+pub fn check(request: &Check<'_>, progress: &dyn Progress) -> Result<CheckReport> {
+    let begin = Instant::now();
+    let a = Session::open(request.a)?;
+    let b = Session::open(request.b)?;
+    same_signature(&a, &b)?;
+    let mut tally = Tally::default();
+    let samples = match request.data {
+        Some(source) => {
+            let data = source.open(a.inputs())?;
+            tally.add_data(&a, &b, &data, progress)?;
+            data.len()
+        }
+        None => {
+            progress.phase("check", Some(RANDOM_RUNS as u64));
+            for turn in 0..RANDOM_RUNS {
+                if progress.interrupted() {
+                    return Err(Error::Interrupted);
+                }
+                let seed = request.seed.wrapping_add(turn as u64);
+                let inputs = random_inputs(a.inputs(), request.shapes, seed)?;
+                tally.add(&a.run(&inputs)?, &b.run(&inputs)?)?;
+                progress.step(turn as u64 + 1, "random inputs");
+            }
+            RANDOM_RUNS
+        }
+    };
+    let outputs = tally.outputs(&a, request.tolerance);
+    let mut warnings: Vec<String> = a.warnings().iter().chain(b.warnings()).cloned().collect();
+    if request.data.is_none() {
+        warnings.push("no data given: inputs are random".to_owned());
+    }
+    Ok(CheckReport {
+        schema_version: SCHEMA_VERSION,
+        runtime: RUNTIME.to_owned(),
+        samples,
+        seconds: begin.elapsed().as_secs_f64(),
+        tolerance: request.tolerance,
+        equal: outputs.iter().all(|output| output.equal),
+        outputs,
+        warnings,
+    })
+}
+
+/// Both must take the same inputs and have as many outputs.
+fn same_signature(a: &Session, b: &Session) -> Result<()> {
+    let inputs = |s: &Session| -> Vec<_> {
+        s.inputs().iter().map(|i| (i.name.clone(), i.data_type)).collect()
+    };
+    let mismatch = |reason| Err(Error::DataMismatch { reason });
+    if inputs(a) != inputs(b) {
+        return mismatch(format!("inputs differ: {:?} and {:?}", inputs(a), inputs(b)));
+    }
+    if a.outputs().len() != b.outputs().len() {
+        return mismatch(format!("outputs differ: {:?} and {:?}", a.outputs(), b.outputs()));
+    }
+    Ok(())
+}
+
+/// What has been seen so far, per output: last shapes, and the agreement while shapes are equal.
+#[derive(Default)]
+struct Tally(Vec<Seen>);
+
+#[derive(Default)]
+struct Seen {
+    shapes: (Vec<usize>, Vec<usize>),
+    agreement: Agreement,
+    comparable: bool,
+}
+
+impl Tally {
+    fn add_data(
+        &mut self,
+        a: &Session,
+        b: &Session,
+        data: &Dataset,
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        progress.phase("check", Some(2 * data.len() as u64));
+        let done = AtomicU64::new(0);
+        let all: Vec<usize> = (0..data.len()).collect();
+        for samples in all.chunks(CHUNK) {
+            let batch = |rows: &[usize]| data.batch(rows);
+            let first = a.run_selected(batch, samples, &done, progress)?;
+            let second = b.run_selected(batch, samples, &done, progress)?;
+            self.add(&first, &second)?;
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, first: &[Tensor], second: &[Tensor]) -> Result<()> {
+        if self.0.is_empty() {
+            let new = || Seen { comparable: true, ..Seen::default() };
+            self.0.resize_with(first.len(), new);
+        }
+        for ((seen, x), y) in self.0.iter_mut().zip(first).zip(second) {
+            seen.shapes = (x.shape().to_vec(), y.shape().to_vec());
+            seen.comparable &= (x.data_type(), x.shape()) == (y.data_type(), y.shape());
+            if seen.comparable {
+                let pair = (std::slice::from_ref(x), std::slice::from_ref(y));
+                seen.agreement.merge(&Agreement::between(pair.0, pair.1)?);
+            }
+        }
+        Ok(())
+    }
+
+    fn outputs(self, a: &Session, tolerance: f64) -> Vec<CheckOutput> {
+        let describe = |(seen, name): (Seen, &String)| {
+            let relative = seen.agreement.max_relative_difference();
+            let comparable = seen.comparable;
+            CheckOutput {
+                name: name.clone(),
+                shape_a: seen.shapes.0,
+                shape_b: seen.shapes.1,
+                max_abs_difference: comparable.then(|| seen.agreement.max_abs_difference()),
+                max_relative_difference: comparable.then_some(relative),
+                equal: comparable && relative <= tolerance,
+            }
+        };
+        self.0.into_iter().zip(a.outputs()).map(describe).collect()
+    }
+}
