@@ -3,6 +3,8 @@
 use std::path::Path;
 
 use crate::error::{Error, Result};
+use crate::graph;
+use crate::onnx::Model;
 use crate::progress::Progress;
 use crate::report::{BenchReport, SCHEMA_VERSION};
 use crate::validate::{RUNTIME, Session, concrete_shapes, latency, random_inputs};
@@ -19,9 +21,9 @@ pub fn bench(
     runs: usize,
     progress: &dyn Progress,
 ) -> Result<BenchReport> {
-    let open = Session::open(a)?;
-    let shapes = concrete_shapes(open.inputs(), shapes)?;
-    let inputs = random_inputs(open.inputs(), &shapes, 0)?;
+    let specs = graph::inputs(&Model::read(a)?)?;
+    let shapes = concrete_shapes(&specs, shapes)?;
+    let inputs = random_inputs(&specs, &shapes, 0)?;
     let sessions = (Session::open_shaped(a, &shapes)?, Session::open_shaped(b, &shapes)?);
     if sessions.0.inputs() != sessions.1.inputs() {
         let names = |s: &Session| s.inputs().iter().map(|i| i.name.clone()).collect::<Vec<_>>();

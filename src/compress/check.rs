@@ -7,10 +7,12 @@ use std::time::Instant;
 use super::DataSource;
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
+use crate::graph;
+use crate::onnx::Model;
 use crate::progress::Progress;
 use crate::report::{CheckOutput, CheckReport, SCHEMA_VERSION};
 use crate::tensor::Tensor;
-use crate::validate::{Agreement, RUNTIME, Session, random_inputs};
+use crate::validate::{Agreement, RUNTIME, Session, concrete_shapes, random_inputs};
 
 /// Random runs where there is no data.
 const RANDOM_RUNS: usize = 4;
@@ -41,8 +43,12 @@ pub struct Check<'a> {
 /// When a model can't be read or run, or they differ in their inputs or in the number of outputs.
 pub fn check(request: &Check<'_>, progress: &dyn Progress) -> Result<CheckReport> {
     let begin = Instant::now();
-    let a = Session::open(request.a)?;
-    let b = Session::open(request.b)?;
+    let shapes = match request.data {
+        Some(_) => Vec::new(),
+        None => concrete_shapes(&graph::inputs(&Model::read(request.a)?)?, request.shapes)?,
+    };
+    let a = Session::open_shaped(request.a, &shapes)?;
+    let b = Session::open_shaped(request.b, &shapes)?;
     same_signature(&a, &b)?;
     let mut tally = Tally::default();
     let samples = match request.data {
@@ -58,7 +64,7 @@ pub fn check(request: &Check<'_>, progress: &dyn Progress) -> Result<CheckReport
                     return Err(Error::Interrupted);
                 }
                 let seed = request.seed.wrapping_add(turn as u64);
-                let inputs = random_inputs(a.inputs(), request.shapes, seed)?;
+                let inputs = random_inputs(a.inputs(), &shapes, seed)?;
                 tally.add(&a.run(&inputs)?, &b.run(&inputs)?)?;
                 progress.step(turn as u64 + 1, "random inputs");
             }
