@@ -17,6 +17,7 @@ pub mod graph;
 pub mod onnx;
 pub mod tract;
 pub mod tensor;
+pub mod linalg;
 pub mod progress;
 pub mod error;
 pub mod data_type;

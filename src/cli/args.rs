@@ -8,7 +8,6 @@ use clap::{Args, Parser, Subcommand};
 use super::values;
 use crate::compress::{DataSource, Request, Runtime};
 use crate::dataset::{ChannelOrder, Layout, Preprocess, Resize};
-use crate::error::Result;
 use crate::factorize::Scheme;
 use crate::options::{Options, SearchMode, Statistics, Target};
 use crate::score::MetricKind;

@@ -44,33 +44,12 @@ use preprocess::is_float;
 use crate::error::{Error, Result};
 use crate::tensor::{DataType, Tensor};
 
+pub use crate::graph::InputSpec;
 pub use preprocess::{ChannelOrder, Layout, Preprocess, Resize};
 pub use split::split;
 
 /// Images that are held decoded besides the batch they go to.
 const DECODED_AT_ONCE: usize = 64;
-
-/// An input of the model, as its graph declares it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InputSpec {
-    /// Its name, which is the key of its array in an `.npz`.
-    pub name: String,
-    /// The element type it takes.
-    pub data_type: DataType,
-    /// Its dims with the batch axis first; `None` where the graph leaves them open.
-    pub shape: Vec<Option<usize>>,
-}
-
-impl InputSpec {
-    /// Type and shape for messages, like `F32 [N, 3, 32, ?]`.
-    fn text(&self) -> String {
-        let open = || "?".to_owned();
-        let dims = self.shape.iter().skip(1).map(|d| d.map_or_else(open, |d| d.to_string()));
-        let dims: Vec<String> =
-            self.shape.iter().take(1).map(|_| "N".to_owned()).chain(dims).collect();
-        format!("{:?} [{}]", self.data_type, dims.join(", "))
-    }
-}
 
 /// Samples for a model, or a part of them. Clones and parts share the data.
 #[derive(Clone, Debug)]

@@ -26,7 +26,7 @@ pub struct Batches {
 }
 
 impl Batches {
-    pub(super) fn new(inputs: Vec<InputSpec>, _graph: &GraphProto) -> Self {
+    pub(crate) fn new(inputs: Vec<InputSpec>, _graph: &GraphProto) -> Self {
         let fixed = inputs.iter().filter_map(|input| input.shape.first().copied().flatten()).max();
         Self { inputs, fixed }
     }
@@ -88,7 +88,7 @@ pub(super) fn part(tensor: &Tensor, range: &std::ops::Range<usize>, fixed: Optio
 }
 
 /// An output of a run of `samples` samples with axis 0 over those alone.
-fn per_sample(output: &Tensor, samples: usize, fixed: Option<usize>, index: usize) -> Result<Tensor> {
+pub fn per_sample(output: &Tensor, samples: usize, fixed: Option<usize>, index: usize) -> Result<Tensor> {
     let run = fixed.unwrap_or(samples);
     match output.shape().first() {
         Some(&rows) if rows == run => Ok(output.slice_batch(0, samples)),

@@ -16,6 +16,17 @@ pub struct InputSpec {
     pub shape: Vec<Option<usize>>,
 }
 
+impl InputSpec {
+    /// Type and shape for messages, like `F32 [N, 3, 32, ?]`.
+    pub(crate) fn text(&self) -> String {
+        let open = || "?".to_owned();
+        let dims = self.shape.iter().skip(1).map(|d| d.map_or_else(open, |d| d.to_string()));
+        let dims: Vec<String> =
+            self.shape.iter().take(1).map(|_| "N".to_owned()).chain(dims).collect();
+        format!("{:?} [{}]", self.data_type, dims.join(", "))
+    }
+}
+
 /// The inputs of the model's graph in order, those that have an initializer apart.
 ///
 /// # Errors

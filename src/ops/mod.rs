@@ -2,9 +2,38 @@
 //!
 //! [`decode`] is a lens for running a node: the node itself stays as it was read.
 
+mod activation;
+mod args;
+mod arithmetic;
+mod cast;
 mod conv;
+mod create;
+mod einsum;
+mod elementwise;
 pub mod epilogue;
+mod foreign;
+mod gather;
+mod layout;
+mod logic;
 mod matmul;
+mod norm;
+mod number;
+mod order;
+mod pool;
+mod quant;
+mod reduce;
+mod resize;
+mod shape;
+mod slice;
+mod softmax;
+mod special;
+mod table;
+mod transpose;
+mod window;
+pub mod wire;
+
+pub use foreign::Foreign;
+pub use table::TABLE;
 
 use crate::error::OpError;
 use crate::onnx::NodeProto;
@@ -51,4 +80,35 @@ pub struct Entry {
     pub op_type: &'static str,
     /// Makes the operator, or says why this use of it can't be run here.
     pub decode: fn(&Decoding<'_>) -> Result<Box<dyn Operator>, OpError>,
+}
+
+/// The oldest operator set whose semantics the operators follow: before it, broadcasting was asked
+/// for with attributes.
+const OLDEST_OPSET: i64 = 7;
+
+/// The operator a node stands for; `None` where the table lacks it.
+///
+/// # Errors
+/// Within the option, when the node's attributes or constant inputs can't be run here.
+#[must_use]
+pub fn decode(decoding: &Decoding<'_>) -> Option<Result<Box<dyn Operator>, OpError>> {
+    let node = decoding.node;
+    let entry = entry(node.domain(), node.op_type())?;
+    if decoding.opset < OLDEST_OPSET {
+        let opset = decoding.opset;
+        return Some(Err(OpError::unsupported(format!("operator set {opset}"))));
+    }
+    Some((entry.decode)(decoding))
+}
+
+/// Whether the table has the operator, in at least one of its uses.
+#[must_use]
+pub fn supported(domain: &str, op_type: &str) -> bool {
+    entry(domain, op_type).is_some()
+}
+
+fn entry(domain: &str, op_type: &str) -> Option<&'static Entry> {
+    // The default domain has two spellings.
+    let domain = if domain == "ai.onnx" { "" } else { domain };
+    TABLE.iter().find(|entry| entry.domain == domain && entry.op_type == op_type)
 }

@@ -1,0 +1,216 @@
+//! Pooling. Maxima and sums over a box are taken one axis after the other: the cost grows with the
+//! sum of the kernel's extents, not with their product.
+
+use super::Decoding;
+use super::args::{Decoded, elements, floats, numbers, one, take};
+use super::layout::count;
+use super::number::Number;
+use super::reduce::fold;
+use super::window::{Span, Window};
+use crate::error::OpError;
+use crate::onnx::NodeAttributes;
+use crate::tensor::{Array, Tensor};
+
+/// Extents of `[n, c, spatial...]`: planes, and the spatial axes.
+fn split(shape: &[usize]) -> Result<(usize, &[usize]), OpError> {
+    match shape {
+        [n, c, spatial @ ..] if !spatial.is_empty() => Ok((n * c, spatial)),
+        _ => Err(OpError::shape(format!("{shape:?} is not [n, c, spatial...]"))),
+    }
+}
+
+/// Merges the elements of each window along one axis of `[outer, span.input, inner]`.
+fn slide<T: Number>(
+    source: &[T],
+    outer: usize,
+    inner: usize,
+    span: &Span,
+    start: T,
+    merge: impl Fn(T, T) -> T,
+) -> Result<Vec<T>, OpError> {
+    let mut result = vec![start; count(&[outer, span.output, inner])?];
+    let (from, to) = (span.input * inner, span.output * inner);
+    if from == 0 || to == 0 {
+        return Ok(result);
+    }
+    for (block, target) in source.chunks_exact(from).zip(result.chunks_exact_mut(to)) {
+        for k in 0..span.kernel {
+            let (windows, at) = span.covered(k);
+            if windows.is_empty() {
+                continue;
+            }
+            if inner == 1 {
+                let target = &mut target[windows];
+                if span.stride == 1 {
+                    target.iter_mut().zip(&block[at..]).for_each(|(t, &x)| *t = merge(*t, x));
+                } else {
+                    let taps = block[at..].iter().step_by(span.stride);
+                    target.iter_mut().zip(taps).for_each(|(t, &x)| *t = merge(*t, x));
+                }
+                continue;
+            }
+            for (step, w) in windows.enumerate() {
+                let row = &block[(at + step * span.stride) * inner..][..inner];
+                let target = &mut target[w * inner..(w + 1) * inner];
+                target.iter_mut().zip(row).for_each(|(t, &x)| *t = merge(*t, x));
+            }
+        }
+    }
+    Ok(result)
+}
+
+/// Merges the elements of each window of every plane; gives the result's shape too.
+fn pooled<T: Number>(
+    array: &Array<T>,
+    spans: &[Span],
+    start: T,
+    first: impl Fn(T) -> T,
+    merge: impl Fn(T, T) -> T + Copy,
+) -> Result<(Vec<usize>, Vec<T>), OpError> {
+    let (planes, _) = split(array.shape())?;
+    let mut shape = array.shape().to_vec();
+    let mut data: Vec<T> = elements(array).iter().map(|&x| first(x)).collect();
+    for (i, span) in spans.iter().enumerate() {
+        let outer = planes * shape[2..2 + i].iter().product::<usize>();
+        let inner = shape[3 + i..].iter().product();
+        data = slide(&data, outer, inner, span, start, merge)?;
+        shape[2 + i] = span.output;
+    }
+    Ok((shape, data))
+}
+
+pub(super) fn max(d: &Decoding<'_>) -> Decoded {
+    fn go<T: Number>(array: &Array<T>, window: &Window) -> Result<Tensor, OpError> {
+        let spans = window.spans(split(array.shape())?.1)?;
+        let (shape, data) = pooled(array, &spans, T::LOWEST, |x| x, |m, x| x.greater(m))?;
+        Tensor::from_vec(&shape, data)
+    }
+    if d.node.output.iter().skip(1).any(|name| !name.is_empty()) {
+        return Err(OpError::unsupported("MaxPool with indices"));
+    }
+    let window = Window::of(d)?;
+    one(move |inputs| numbers!(take(inputs, 0)?, "an input of MaxPool", a => go(&a, &window)))
+}
+
+/// For each window along an axis, how many elements it averages over.
+fn divisors(span: &Span, with_padding: bool) -> Vec<f64> {
+    (0..span.output)
+        .map(|w| {
+            let taps = (0..span.kernel).map(|k| w * span.stride + k * span.dilation);
+            let (low, high) = if with_padding {
+                (0, span.begin + span.input + span.end)
+            } else {
+                (span.begin, span.begin + span.input)
+            };
+            taps.filter(|t| (low..high).contains(t)).count() as f64
+        })
+        .collect()
+}
+
+pub(super) fn average(d: &Decoding<'_>) -> Decoded {
+    fn go<T: Number>(
+        array: &Array<T>,
+        window: &Window,
+        with_padding: bool,
+    ) -> Result<Tensor, OpError> {
+        let spans = window.spans(split(array.shape())?.1)?;
+        let (shape, mut data) = pooled(array, &spans, T::ZERO, |x| x, T::plus)?;
+        // The number of elements of a box is the product over its axes.
+        let mut factors = vec![1.0];
+        for span in &spans {
+            let along = divisors(span, with_padding);
+            factors = factors.iter().flat_map(|f| along.iter().map(move |a| f * a)).collect();
+        }
+        let factors: Vec<T> = factors.into_iter().map(|f| T::of_f64(1.0 / f)).collect();
+        for plane in data.chunks_exact_mut(factors.len().max(1)) {
+            plane.iter_mut().zip(&factors).for_each(|(x, &f)| *x = x.times(f));
+        }
+        Tensor::from_vec(&shape, data)
+    }
+    let window = Window::of(d)?;
+    let with_padding = d.node.int("count_include_pad").unwrap_or(0) != 0;
+    one(move |inputs| {
+        floats!(take(inputs, 0)?, "an input of AveragePool", a => {
+            go::<T>(&a, &window, with_padding)
+        })
+    })
+}
+
+/// The exponent of an Lp pooling.
+fn exponent(d: &Decoding<'_>) -> Result<i64, OpError> {
+    match d.node.int("p").unwrap_or(2) {
+        p @ 1.. => Ok(p),
+        p => Err(OpError::Attribute { name: "p", reason: format!("{p} is not positive") }),
+    }
+}
+
+/// |x|^p.
+fn raise<T: Number>(x: T, p: i64) -> T {
+    match p {
+        1 => x.magnitude(),
+        2 => x.times(x),
+        _ => T::of_f64(x.to_f64().abs().powf(p as f64)),
+    }
+}
+
+/// The p-th root.
+fn root<T: Number>(x: T, p: i64) -> T {
+    match p {
+        1 => x,
+        2 => T::of_f64(x.to_f64().sqrt()),
+        _ => T::of_f64(x.to_f64().powf(1.0 / p as f64)),
+    }
+}
+
+pub(super) fn lp(d: &Decoding<'_>) -> Decoded {
+    fn go<T: Number>(array: &Array<T>, window: &Window, p: i64) -> Result<Tensor, OpError> {
+        let spans = window.spans(split(array.shape())?.1)?;
+        let (shape, mut data) = pooled(array, &spans, T::ZERO, |x| raise(x, p), T::plus)?;
+        data.iter_mut().for_each(|x| *x = root(*x, p));
+        Tensor::from_vec(&shape, data)
+    }
+    let (window, p) = (Window::of(d)?, exponent(d)?);
+    one(move |inputs| floats!(take(inputs, 0)?, "an input of LpPool", a => go::<T>(&a, &window, p)))
+}
+
+/// Pools each plane to one element.
+fn global<T: Number>(
+    array: &Array<T>,
+    start: T,
+    first: impl Fn(T) -> T,
+    merge: impl Fn(T, T) -> T,
+    finish: impl Fn(T, usize) -> T,
+) -> Result<Tensor, OpError> {
+    let (planes, spatial) = split(array.shape())?;
+    let n = spatial.iter().product();
+    let mut data = fold(&elements(array), (planes, n, 1), start, first, merge);
+    data.iter_mut().for_each(|x| *x = finish(*x, n));
+    let mut shape = array.shape().to_vec();
+    shape[2..].fill(1);
+    Tensor::from_vec(&shape, data)
+}
+
+pub(super) fn global_average(_: &Decoding<'_>) -> Decoded {
+    one(|inputs| {
+        floats!(take(inputs, 0)?, "an input of GlobalAveragePool", a => {
+            global(&a, 0.0, |x| x, |s: T, x| s + x, |s, n| s / n as T)
+        })
+    })
+}
+
+pub(super) fn global_max(_: &Decoding<'_>) -> Decoded {
+    one(|inputs| {
+        floats!(take(inputs, 0)?, "an input of GlobalMaxPool", a => {
+            global(&a, T::NEG_INFINITY, |x| x, |m: T, x| x.greater(m), |m, _| m)
+        })
+    })
+}
+
+pub(super) fn global_lp(d: &Decoding<'_>) -> Decoded {
+    let p = exponent(d)?;
+    one(move |inputs| {
+        floats!(take(inputs, 0)?, "an input of GlobalLpPool", a => {
+            global(&a, 0.0, |x| raise(x, p), |s: T, x| s + x, |s, _| root(s, p))
+        })
+    })
+}

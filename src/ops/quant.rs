@@ -1,0 +1,182 @@
+//! Quantization to and from integers.
+
+use super::Decoding;
+use super::args::{Decoded, bad_type, elements, many, one, peek, peek_optional};
+use super::layout::{around, axis, extent};
+use super::number::Number;
+use super::wire::element_type;
+use crate::error::OpError;
+use crate::onnx::NodeAttributes;
+use crate::tensor::{Array, DataType, Element, Tensor};
+
+/// For each element, which scale applies to it.
+struct Blocks {
+    /// Elements after the quantized axis.
+    inner: usize,
+    /// Extent of the quantized axis.
+    n: usize,
+    /// Elements of the axis that share a scale.
+    block: usize,
+    /// Scales along the axis; 0 where a single scale holds for all.
+    scales: usize,
+    /// Whether a scale has its own value for every position after the axis.
+    blocked: bool,
+}
+
+impl Blocks {
+    fn new(shape: &[usize], scale: &[usize], at: i64, block: usize) -> Result<Self, OpError> {
+        if scale.iter().product::<usize>() == 1 && block == 0 && scale.len() < 2 {
+            return Ok(Self { inner: 1, n: 1, block: 1, scales: 0, blocked: false });
+        }
+        let fault = || OpError::shape(format!("scale {scale:?} doesn't fit {shape:?}"));
+        let at = axis(at, shape.len())?;
+        let (_, n, inner) = around(shape, at);
+        if block == 0 {
+            return match scale {
+                [scales] if *scales == n => {
+                    Ok(Self { inner, n, block: 1, scales: n, blocked: false })
+                }
+                _ => Err(fault()),
+            };
+        }
+        let fits = scale.len() == shape.len()
+            && (0..shape.len()).all(|i| {
+                let expected = if i == at { shape[i].div_ceil(block) } else { shape[i] };
+                scale[i] == expected
+            });
+        if !fits {
+            return Err(fault());
+        }
+        Ok(Self { inner, n, block, scales: scale[at], blocked: true })
+    }
+
+    fn of(&self, index: usize) -> usize {
+        if self.scales == 0 {
+            return 0;
+        }
+        let along = index / self.inner % self.n / self.block;
+        if self.blocked {
+            let outer = index / self.inner / self.n;
+            (outer * self.scales + along) * self.inner + index % self.inner
+        } else {
+            along
+        }
+    }
+}
+
+/// Axis and block size attributes.
+fn layout(d: &Decoding<'_>) -> Result<(i64, usize), OpError> {
+    let block = extent(d.node.int("block_size").unwrap_or(0))?;
+    Ok((d.node.int("axis").unwrap_or(1), block))
+}
+
+/// Zero points as integers, checked against the scales.
+fn zero_points(tensor: Option<&Tensor>, scale: &Tensor) -> Result<Vec<i64>, OpError> {
+    match tensor {
+        Some(tensor) if tensor.len() == scale.len() => tensor.to_i64_vec("a zero point"),
+        Some(_) => Err(OpError::shape("zero points and scales differ in number")),
+        None => Ok(vec![0; scale.len()]),
+    }
+}
+
+fn quantized<T: Number>(
+    x: &Tensor,
+    scale: &[f32],
+    zero: &[i64],
+    blocks: &Blocks,
+) -> Result<Tensor, OpError> {
+    let (low, high) = (T::LOWEST.to_f64(), T::HIGHEST.to_f64());
+    let one = |(i, x): (usize, f32)| {
+        let k = blocks.of(i);
+        // Adding after rounding: the zero point is an integer.
+        let value = f64::from((x / scale[k]).round_ties_even()) + zero[k] as f64;
+        T::of_f64(value.clamp(low, high))
+    };
+    let values = match x {
+        Tensor::F32(a) => elements(a).iter().copied().enumerate().map(one).collect(),
+        Tensor::I32(a) => elements(a).iter().map(|&v| v as f32).enumerate().map(one).collect(),
+        other => return Err(bad_type(other, "an input of QuantizeLinear")),
+    };
+    Tensor::from_vec::<T>(x.shape(), values)
+}
+
+pub(super) fn quantize(d: &Decoding<'_>) -> Decoded {
+    let (at, block) = layout(d)?;
+    let asked = match d.node.int("output_dtype").unwrap_or(0) {
+        0 => None,
+        tag => Some(element_type(tag)?),
+    };
+    if d.node.int("precision").unwrap_or(0) > 1 {
+        return Err(OpError::unsupported("QuantizeLinear with a given precision"));
+    }
+    one(move |inputs| {
+        let (x, scale) = (peek(inputs, 0)?, peek(inputs, 1)?);
+        let zero = peek_optional(inputs, 2);
+        let kind = zero.map(Tensor::data_type).or(asked).unwrap_or(DataType::U8);
+        let blocks = Blocks::new(x.shape(), scale.shape(), at, block)?;
+        let zero = zero_points(zero, scale)?;
+        let scale = elements(scale.f32("a scale")?);
+        match kind {
+            DataType::U8 => quantized::<u8>(x, &scale, &zero, &blocks),
+            DataType::I8 => quantized::<i8>(x, &scale, &zero, &blocks),
+            DataType::U16 => quantized::<u16>(x, &scale, &zero, &blocks),
+            DataType::I16 => quantized::<i16>(x, &scale, &zero, &blocks),
+            DataType::I32 => quantized::<i32>(x, &scale, &zero, &blocks),
+            other => Err(OpError::DataType { dtype: other, role: "a quantized type" }),
+        }
+    })
+}
+
+pub(super) fn dequantize(d: &Decoding<'_>) -> Decoded {
+    fn go<T: Element + Into<i64>>(
+        x: &Array<T>,
+        scale: &[f32],
+        zero: &[i64],
+        blocks: &Blocks,
+    ) -> Result<Tensor, OpError> {
+        let x_elements = elements(x);
+        let values = x_elements.iter().enumerate().map(|(i, &x)| {
+            let k = blocks.of(i);
+            (x.into() - zero[k]) as f32 * scale[k]
+        });
+        Tensor::from_vec(x.shape(), values.collect())
+    }
+    let (at, block) = layout(d)?;
+    if !matches!(d.node.int("output_dtype").unwrap_or(0), 0 | 1) {
+        return Err(OpError::unsupported("DequantizeLinear to another type than float"));
+    }
+    one(move |inputs| {
+        let (x, scale) = (peek(inputs, 0)?, peek(inputs, 1)?);
+        let blocks = Blocks::new(x.shape(), scale.shape(), at, block)?;
+        let zero = zero_points(peek_optional(inputs, 2), scale)?;
+        let scale = elements(scale.f32("a scale")?);
+        match x {
+            Tensor::U8(a) => go(a, &scale, &zero, &blocks),
+            Tensor::I8(a) => go(a, &scale, &zero, &blocks),
+            Tensor::U16(a) => go(a, &scale, &zero, &blocks),
+            Tensor::I16(a) => go(a, &scale, &zero, &blocks),
+            Tensor::I32(a) => go(a, &scale, &zero, &blocks),
+            other => Err(bad_type(other, "a quantized tensor")),
+        }
+    })
+}
+
+pub(super) fn dynamic(_: &Decoding<'_>) -> Decoded {
+    many(|inputs| {
+        let x = peek(inputs, 0)?;
+        let values = elements(x.f32("an input of DynamicQuantizeLinear")?);
+        // The range always holds zero.
+        let low = values.iter().fold(0f32, |low, &x| low.min(x));
+        let high = values.iter().fold(0f32, |high, &x| high.max(x));
+        let scale = (high - low) / 255.0;
+        let zero = if scale == 0.0 { 0.0 } else { (-low / scale).round_ties_even() };
+        let zero = zero.clamp(0.0, 255.0) as u8;
+        let y = if scale == 0.0 {
+            Tensor::from_vec(x.shape(), vec![zero; x.len()])?
+        } else {
+            let blocks = Blocks::new(&[], &[], 0, 0)?;
+            quantized::<u8>(x, &[scale], &[zero.into()], &blocks)?
+        };
+        Ok(vec![y, Tensor::scalar(scale), Tensor::scalar(zero)])
+    })
+}
