@@ -27,9 +27,9 @@ pub struct Cli {
     #[command(subcommand)]
     pub command: Option<Command>,
     #[command(flatten)]
-    pub compress: CompressArgs,
-    #[command(flatten)]
     common: Common,
+    #[command(flatten)]
+    pub compress: CompressArgs,
 }
 
 impl Cli {
@@ -85,6 +85,20 @@ pub struct CompressArgs {
     /// What the ratio divides: bytes, params, macs
     #[arg(long, value_name = "COST", default_value_t)]
     target: Target,
+    #[command(flatten)]
+    shapes: ShapeArgs,
+    /// top1, top5, agreement, cosine, relative-error, mse [default: by labels and outputs]
+    #[arg(long)]
+    metric: Option<MetricKind>,
+    /// Exit with code 3 if the metric drops by more points than this
+    #[arg(long, value_name = "POINTS", value_parser = values::not_negative)]
+    max_drop: Option<f64>,
+    /// Write the plan, for `apply`
+    #[arg(long, value_name = "FILE")]
+    save_plan: Option<PathBuf>,
+    /// Allow to replace the input
+    #[arg(long)]
+    force: bool,
     /// Samples that are only reported on [default: a part of --data]
     #[arg(long, value_name = "DATA", help_heading = "Data")]
     test: Option<PathBuf>,
@@ -94,23 +108,9 @@ pub struct CompressArgs {
     #[command(flatten)]
     data: DataArgs,
     #[command(flatten)]
-    shapes: ShapeArgs,
-    /// top1, top5, agreement, cosine, relative-error, mse [default: by labels and outputs]
-    #[arg(long)]
-    metric: Option<MetricKind>,
-    /// Exit with code 3 if the metric drops by more points than this
-    #[arg(long, value_name = "POINTS", value_parser = values::not_negative)]
-    max_drop: Option<f64>,
-    #[command(flatten)]
     layers: LayerArgs,
     #[command(flatten)]
     search: SearchArgs,
-    /// Write the plan, for `apply`
-    #[arg(long, value_name = "FILE")]
-    save_plan: Option<PathBuf>,
-    /// Allow to replace the input
-    #[arg(long)]
-    force: bool,
 }
 
 /// Where samples are and how they are prepared.
@@ -284,9 +284,9 @@ pub struct InspectArgs {
     #[arg(value_name = "MODEL")]
     pub model: PathBuf,
     #[command(flatten)]
-    pub data: DataArgs,
-    #[command(flatten)]
     pub shapes: ShapeArgs,
+    #[command(flatten)]
+    pub data: DataArgs,
     #[command(flatten)]
     pub layers: LayerArgs,
 }
@@ -296,8 +296,6 @@ pub struct EvalArgs {
     /// The model
     #[arg(value_name = "MODEL")]
     pub model: PathBuf,
-    #[command(flatten)]
-    pub data: DataArgs,
     /// The original model, to compare outputs with where there are no labels
     #[arg(long, value_name = "MODEL")]
     pub reference: Option<PathBuf>,
@@ -307,6 +305,8 @@ pub struct EvalArgs {
     /// What runs the model: tract, native
     #[arg(long, default_value_t)]
     pub runtime: Runtime,
+    #[command(flatten)]
+    pub data: DataArgs,
 }
 
 #[derive(Args, Debug)]
@@ -318,8 +318,6 @@ pub struct CheckArgs {
     #[arg(value_name = "B")]
     pub b: PathBuf,
     #[command(flatten)]
-    pub data: DataArgs,
-    #[command(flatten)]
     pub shapes: ShapeArgs,
     /// Seed of random inputs, where there is no data
     #[arg(long, value_name = "N", default_value = "0")]
@@ -327,6 +325,8 @@ pub struct CheckArgs {
     /// Largest difference, relative to the largest output, that counts as equal
     #[arg(long, value_name = "X", default_value = "1e-4", value_parser = values::not_negative)]
     pub tolerance: f64,
+    #[command(flatten)]
+    pub data: DataArgs,
 }
 
 #[derive(Args, Debug)]
@@ -431,7 +431,10 @@ mod tests {
 
     #[test]
     fn commands_stand_beside_the_default_form() {
-        assert!(matches!(parse("inspect x.onnx").expect("valid").command, Some(Command::Inspect(_))));
+        assert!(matches!(
+            parse("inspect x.onnx").expect("valid").command,
+            Some(Command::Inspect(_))
+        ));
         let eval = parse("eval x.onnx --data d --json").expect("valid");
         assert!(eval.common().json && matches!(eval.command, Some(Command::Eval(_))));
         let model = parse("./inspect out.onnx --ratio 2").expect("valid");

@@ -68,7 +68,8 @@ fn dispatch(cli: Cli, bar: &Bar) -> Result<u8> {
         Some(Command::Inspect(args)) => {
             let data = args.data.source();
             let options = args.layers.options();
-            let report = compress::inspect(&args.model, &args.shapes.shape, data.as_ref(), &options)?;
+            let report =
+                compress::inspect(&args.model, &args.shapes.shape, data.as_ref(), &options)?;
             show(&report, &common, bar)?;
             Ok(DONE)
         }

@@ -52,7 +52,10 @@ fn sizes(text: &str) -> Option<Vec<usize>> {
 
 /// A whole number of at least 1.
 pub fn at_least_one(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "not a whole number of at least 1".to_owned())
+    text.parse()
+        .ok()
+        .filter(|&n| n > 0)
+        .ok_or_else(|| "not a whole number of at least 1".to_owned())
 }
 
 /// A number that is not negative.

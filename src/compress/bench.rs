@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::warnings_of;
 use crate::error::{Error, Result};
 use crate::graph;
 use crate::onnx::Model;
@@ -42,6 +43,6 @@ pub fn bench(
         median_ms_b: second.median_ms,
         min_ms_b: second.min_ms,
         ratio: first.median_ms / second.median_ms,
-        warnings: sessions.0.warnings().iter().chain(sessions.1.warnings()).cloned().collect(),
+        warnings: warnings_of(&sessions.0, a).chain(warnings_of(&sessions.1, b)).collect(),
     })
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
-use super::DataSource;
+use super::{DataSource, warnings_of};
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
 use crate::graph;
@@ -43,36 +43,28 @@ pub struct Check<'a> {
 /// When a model can't be read or run, or they differ in their inputs or in the number of outputs.
 pub fn check(request: &Check<'_>, progress: &dyn Progress) -> Result<CheckReport> {
     let begin = Instant::now();
-    let shapes = match request.data {
-        Some(_) => Vec::new(),
-        None => concrete_shapes(&graph::inputs(&Model::read(request.a)?)?, request.shapes)?,
-    };
-    let a = Session::open_shaped(request.a, &shapes)?;
-    let b = Session::open_shaped(request.b, &shapes)?;
-    same_signature(&a, &b)?;
     let mut tally = Tally::default();
-    let samples = match request.data {
+    let (a, b, samples) = match request.data {
         Some(source) => {
-            let data = source.open(a.inputs())?;
+            let (data, a) = source.open_with_session(request.a)?;
+            let (_, b) = source.open_with_session(request.b)?;
+            same_signature(&a, &b)?;
             tally.add_data(&a, &b, &data, progress)?;
-            data.len()
+            (a, b, data.len())
         }
         None => {
-            progress.phase("check", Some(RANDOM_RUNS as u64));
-            for turn in 0..RANDOM_RUNS {
-                if progress.interrupted() {
-                    return Err(Error::Interrupted);
-                }
-                let seed = request.seed.wrapping_add(turn as u64);
-                let inputs = random_inputs(a.inputs(), &shapes, seed)?;
-                tally.add(&a.run(&inputs)?, &b.run(&inputs)?)?;
-                progress.step(turn as u64 + 1, "random inputs");
-            }
-            RANDOM_RUNS
+            let specs = graph::inputs(&Model::read(request.a)?)?;
+            let shapes = concrete_shapes(&specs, request.shapes)?;
+            let a = Session::open_shaped(request.a, &shapes)?;
+            let b = Session::open_shaped(request.b, &shapes)?;
+            same_signature(&a, &b)?;
+            tally.add_random(&a, &b, request.seed, progress)?;
+            (a, b, RANDOM_RUNS)
         }
     };
     let outputs = tally.outputs(&a, request.tolerance);
-    let mut warnings: Vec<String> = a.warnings().iter().chain(b.warnings()).cloned().collect();
+    let mut warnings: Vec<String> =
+        warnings_of(&a, request.a).chain(warnings_of(&b, request.b)).collect();
     if request.data.is_none() {
         warnings.push("no data given: inputs are random".to_owned());
     }
@@ -130,6 +122,32 @@ impl Tally {
             let first = a.run_selected(batch, samples, &done, progress)?;
             let second = b.run_selected(batch, samples, &done, progress)?;
             self.add(&first, &second)?;
+        }
+        // Axis 0 of the last chunk counts its samples: show the shapes for one.
+        for seen in &mut self.0 {
+            for shape in [&mut seen.shapes.0, &mut seen.shapes.1] {
+                shape.iter_mut().take(1).for_each(|samples| *samples = 1);
+            }
+        }
+        Ok(())
+    }
+
+    /// The sessions are open for shapes without open dims.
+    fn add_random(
+        &mut self,
+        a: &Session,
+        b: &Session,
+        seed: u64,
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        progress.phase("check", Some(RANDOM_RUNS as u64));
+        for turn in 0..RANDOM_RUNS as u64 {
+            if progress.interrupted() {
+                return Err(Error::Interrupted);
+            }
+            let inputs = random_inputs(a.inputs(), &[], seed.wrapping_add(turn))?;
+            self.add(&a.run(&inputs)?, &b.run(&inputs)?)?;
+            progress.step(turn + 1, "random inputs");
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Instant;
 
-use super::DataSource;
+use super::{DataSource, warnings_of};
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
@@ -77,14 +77,12 @@ pub fn eval(request: &Eval<'_>, progress: &dyn Progress) -> Result<EvalReport> {
     if request.runtime == Runtime::Native {
         return Err(Error::UnsupportedModel { reason: "no native runtime yet".to_owned() });
     }
-    let session = Session::open(request.model)?;
-    let data = request.data.open(session.inputs())?;
+    let (data, session) = request.data.open_with_session(request.model)?;
     let all: Vec<usize> = (0..data.len()).collect();
     let labels = data.labels(&all)?.filter(|_| request.metric.is_none_or(MetricKind::needs_labels));
     let expected = match request.reference {
         Some(reference) => {
-            let reference = Session::open(reference)?;
-            reference.warnings().iter().for_each(|warning| progress.warn(warning));
+            let (data, reference) = request.data.open_with_session(reference)?;
             Some(run(&reference, &data, "reference", progress)?)
         }
         None => data.expected_outputs(&all)?,
@@ -108,7 +106,7 @@ pub fn eval(request: &Eval<'_>, progress: &dyn Progress) -> Result<EvalReport> {
         },
         runtime: request.runtime.name().to_owned(),
         seconds: begin.elapsed().as_secs_f64(),
-        warnings: session.warnings().to_vec(),
+        warnings: warnings_of(&session, request.model).collect(),
     })
 }
 
@@ -124,10 +122,10 @@ fn run(
 
 fn nothing_to_compare(metric: Option<MetricKind>) -> Error {
     let reason = match metric.filter(|m| m.needs_labels()) {
-        Some(metric) => format!("metric `{metric}` needs labels: give --labels"),
-        None => "there are neither labels nor expected outputs to compare with: give --labels, \
-                 or --reference with the original model"
+        Some(metric) => format!("metric `{metric}` needs labels, the data has none"),
+        None => "the data has neither labels nor expected outputs; give labels, or --reference \
+                 with the original model to compare with"
             .to_owned(),
     };
-    Error::DataMismatch { reason }
+    Error::Option { option: "--labels".to_owned(), reason }
 }

@@ -6,12 +6,14 @@ mod eval;
 mod pending;
 mod target;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::dataset::{Dataset, Preprocess};
 use crate::error::Result;
-use crate::graph::InputSpec;
+use crate::graph::{self, InputSpec};
+use crate::onnx::Model;
 use crate::options::Options;
+use crate::validate::Session;
 
 pub use bench::bench;
 pub use check::{Check, check};
@@ -52,6 +54,16 @@ pub struct DataSource {
 }
 
 impl DataSource {
+    /// Opens the data for the model at `path`, and the model in tract for that data.
+    ///
+    /// # Errors
+    /// As [`Dataset::open`] and [`Session::open`].
+    pub fn open_with_session(&self, path: &Path) -> Result<(Dataset, Session)> {
+        let data = self.open(&graph::inputs(&Model::read(path)?)?)?;
+        let session = Session::open_for(path, &data.batch(&[0])?)?;
+        Ok((data, session))
+    }
+
     /// Opens the data for a model's inputs.
     ///
     /// # Errors
@@ -59,4 +71,9 @@ impl DataSource {
     pub fn open(&self, inputs: &[InputSpec]) -> Result<Dataset> {
         Dataset::open(&self.path, inputs, self.labels.as_deref(), &self.preprocess)
     }
+}
+
+/// Warnings of a session, with the file they are about.
+fn warnings_of<'a>(session: &'a Session, path: &'a Path) -> impl Iterator<Item = String> + 'a {
+    session.warnings().iter().map(|warning| format!("`{}`: {warning}", path.display()))
 }

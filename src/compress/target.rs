@@ -69,6 +69,9 @@ mod tests {
         assert!(matches!(refused(&dir.path().join("no/b.onnx")), Err(Error::Write { .. })));
         assert!(matches!(refused(Path::new("/")), Err(Error::Write { .. })));
         assert_eq!(fs::read(&input).expect("there"), b"model");
-        assert_eq!(fs::read_dir(dir.path()).expect("a folder").count(), 1 + usize::from(cfg!(unix)));
+        assert_eq!(
+            fs::read_dir(dir.path()).expect("a folder").count(),
+            1 + usize::from(cfg!(unix))
+        );
     }
 }

@@ -67,7 +67,8 @@ impl Table {
         let mut line = String::new();
         for ((cell, &column), title) in cells.iter().zip(widths).zip(&self.header) {
             let gap = " ".repeat(column.saturating_sub(width(cell)));
-            let (before, after) = if title.starts_with('>') { (gap, String::new()) } else { (String::new(), gap) };
+            let (before, after) =
+                if title.starts_with('>') { (gap, String::new()) } else { (String::new(), gap) };
             let _ = write!(line, "{before}{cell}{after}  ");
         }
         line.trim_end().to_owned()

@@ -103,7 +103,9 @@ fn quality(out: &mut String, report: &Report, style: Style) {
         ];
         let stages: Vec<String> = stages
             .into_iter()
-            .filter_map(|(name, value)| Some(format!("{name} {}", value_text(value?, &metric.unit))))
+            .filter_map(|(name, value)| {
+                Some(format!("{name} {}", value_text(value?, &metric.unit)))
+            })
             .collect();
         line.push_str(&stages.join(", "));
         let _ = writeln!(out, "{line}");
@@ -161,13 +163,16 @@ fn effort(out: &mut String, report: &Report, style: Style) {
         .peak_rss_bytes
         .map(|bytes| format!(", {} MB at most", count(bytes / 1_000_000)))
         .unwrap_or_default();
-    let _ =
-        writeln!(out, "{} {:.1} s{stages}{memory}", style.bold("time"), seconds.total);
+    let _ = writeln!(out, "{} {:.1} s{stages}{memory}", style.bold("time"), seconds.total);
 }
 
 /// A metric's value with its unit.
 fn value_text(value: f64, unit: &str) -> String {
-    if unit.trim() == "%" { format!("{value:.2}{unit}") } else { format!("{}{unit}", figure(value)) }
+    if unit.trim() == "%" {
+        format!("{value:.2}{unit}")
+    } else {
+        format!("{}{unit}", figure(value))
+    }
 }
 
 fn warnings(out: &mut String, warnings: &[String], style: Style) {
@@ -205,8 +210,16 @@ impl View for InspectReport {
             }
         }
         out.push('\n');
-        let mut table =
-            Table::new(&["weight", "node", "op", "shape", ">params", ">MACs", ">rank bound", "note"]);
+        let mut table = Table::new(&[
+            "weight",
+            "node",
+            "op",
+            "shape",
+            ">params",
+            ">MACs",
+            ">rank bound",
+            "note",
+        ]);
         for layer in &self.layers {
             let bound = match (layer.rank_bound, layer.full_rank) {
                 (Some(bound), Some(full)) => format!("{bound}/{full}"),
@@ -263,8 +276,7 @@ impl View for CheckReport {
     fn text(&self, colour: bool) -> String {
         let style = Style(colour);
         let mut out = String::new();
-        let mut table =
-            Table::new(&["output", "shape", ">max difference", ">relative", "verdict"]);
+        let mut table = Table::new(&["output", "shape", ">max difference", ">relative", "verdict"]);
         for output in &self.outputs {
             let shapes = if output.shape_a == output.shape_b {
                 shape(&output.shape_a)

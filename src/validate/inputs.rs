@@ -11,10 +11,7 @@ use crate::tensor::{DataType, Tensor};
 const MOST_ELEMENTS: usize = 1 << 28;
 
 /// Sets the shapes given by name.
-pub(super) fn apply_shapes(
-    specs: &mut [InputSpec],
-    shapes: &[(String, Vec<usize>)],
-) -> Result<()> {
+pub(super) fn apply_shapes(specs: &mut [InputSpec], shapes: &[(String, Vec<usize>)]) -> Result<()> {
     let refuse = |reason| Err(Error::Option { option: "--shape".to_owned(), reason });
     for (name, shape) in shapes {
         let names: Vec<String> = specs.iter().map(|s| format!("`{}`", s.name)).collect();

@@ -50,6 +50,24 @@ impl Session {
         Self::open_shaped(path, &[])
     }
 
+    /// Loads the model at `path` for batches of samples like those in `batch`, one tensor per
+    /// input, of as many samples as [`Session::run_samples`] gives it at once.
+    ///
+    /// # Errors
+    /// As [`Session::open_shaped`].
+    pub fn open_for(path: &Path, batch: &[Tensor]) -> Result<Self> {
+        let model = Model::read(path)?;
+        let shape = |(spec, tensor): (&InputSpec, &Tensor)| {
+            let mut shape = tensor.shape().to_vec();
+            if let Some(samples) = shape.first_mut() {
+                *samples = spec.shape.first().copied().flatten().unwrap_or(1);
+            }
+            (spec.name.clone(), shape)
+        };
+        let shapes: Vec<_> = graph::inputs(&model)?.iter().zip(batch).map(shape).collect();
+        Self::open_shaped(path, &shapes)
+    }
+
     /// Loads the model at `path` for inputs of the given shapes only; other inputs keep theirs.
     ///
     /// # Errors
@@ -153,7 +171,11 @@ impl Loader<'_> {
         self.specs.iter().any(|spec| spec.shape.first() == Some(&None))
     }
 
-    fn prepare(&self, batch: Option<usize>, optimize: bool) -> TractResult<Arc<TypedRunnableModel>> {
+    fn prepare(
+        &self,
+        batch: Option<usize>,
+        optimize: bool,
+    ) -> TractResult<Arc<TypedRunnableModel>> {
         // A bare file name has the empty path for its folder, where no external data would be.
         let path: PathBuf = if self.path.parent() == Some(Path::new("")) {
             Path::new(".").join(self.path)
