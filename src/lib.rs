@@ -8,6 +8,7 @@ pub mod report;
 pub mod options;
 pub mod validate;
 pub mod factorize;
+pub mod layer;
 pub mod dataset;
 pub mod score;
 pub mod eval;

@@ -126,7 +126,7 @@ const CASES: &[Case] = &[
     ("eval model.onnx --data complex.npy --labels labels.npy", 1, &["complex.npy"]),
     ("eval model.onnx --data pickled.npy --labels labels.npy", 1, &["pickled.npy"]),
     ("eval model.onnx --data huge.npy --labels labels.npy", 1, &["huge.npy"]),
-    ("eval model.onnx --data none.npy --labels labels.npy", 1, &["sample"]),
+    ("eval model.onnx --data none.npy --labels labels.npy", 1, &["empty"]),
     ("eval model.onnx --data nan.npy --labels labels.npy", 1, &["nan.npy", "NaN"]),
     ("eval model.onnx --data good.npy", 1, &["label"]),
     ("eval model.onnx --data good.npy --metric top1", 1, &["top1", "labels"]),

@@ -126,8 +126,8 @@ fn cases() -> Vec<Case> {
         .collect()
 }
 
-/// Uses of an operator that are left to another runtime: all cases whose name holds the text.
-const LEFT_OUT: &[&str] = &[];
+/// Uses of an operator that are left to another runtime: parts of the reason given.
+const LEFT_OUT: &[&str] = &["MaxPool with indices", "antialiasing", "operator set 1"];
 
 #[test]
 fn operators_give_what_onnx_expects() {

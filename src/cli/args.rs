@@ -125,7 +125,7 @@ pub struct DataArgs {
     labels: Option<PathBuf>,
     /// Subtracted after scaling: one value, or one per channel, as in .485,.456,.406
     #[arg(long, value_name = "X,..", value_delimiter = ',', value_parser = values::finite,
-          allow_negative_numbers = true)]
+          allow_hyphen_values = true)]
     mean: Vec<f32>,
     /// Divides after that: one value, or one per channel
     #[arg(long, value_name = "X,..", value_delimiter = ',', value_parser = values::divisor)]

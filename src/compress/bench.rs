@@ -2,10 +2,8 @@
 
 use std::path::Path;
 
-use super::warnings_of;
-use crate::error::{Error, Result};
-use crate::graph;
-use crate::onnx::Model;
+use super::{common_inputs, warnings_of};
+use crate::error::Result;
 use crate::progress::Progress;
 use crate::report::{BenchReport, SCHEMA_VERSION};
 use crate::validate::{RUNTIME, Session, concrete_shapes, latency, random_inputs};
@@ -22,16 +20,10 @@ pub fn bench(
     runs: usize,
     progress: &dyn Progress,
 ) -> Result<BenchReport> {
-    let specs = graph::inputs(&Model::read(a)?)?;
+    let specs = common_inputs(a, b)?;
     let shapes = concrete_shapes(&specs, shapes)?;
     let inputs = random_inputs(&specs, &shapes, 0)?;
     let sessions = (Session::open_shaped(a, &shapes)?, Session::open_shaped(b, &shapes)?);
-    if sessions.0.inputs() != sessions.1.inputs() {
-        let names = |s: &Session| s.inputs().iter().map(|i| i.name.clone()).collect::<Vec<_>>();
-        return Err(Error::DataMismatch {
-            reason: format!("inputs differ: {:?} and {:?}", names(&sessions.0), names(&sessions.1)),
-        });
-    }
     progress.phase("bench", Some(runs as u64));
     let (first, second) = latency(&sessions.0, &sessions.1, &inputs, runs, progress)?;
     Ok(BenchReport {

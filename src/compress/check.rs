@@ -4,11 +4,9 @@ use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
-use super::{DataSource, warnings_of};
+use super::{DataSource, common_inputs, warnings_of};
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
-use crate::graph;
-use crate::onnx::Model;
 use crate::progress::Progress;
 use crate::report::{CheckOutput, CheckReport, SCHEMA_VERSION};
 use crate::tensor::Tensor;
@@ -43,21 +41,19 @@ pub struct Check<'a> {
 /// When a model can't be read or run, or they differ in their inputs or in the number of outputs.
 pub fn check(request: &Check<'_>, progress: &dyn Progress) -> Result<CheckReport> {
     let begin = Instant::now();
+    let specs = common_inputs(request.a, request.b)?;
     let mut tally = Tally::default();
     let (a, b, samples) = match request.data {
         Some(source) => {
             let (data, a) = source.open_with_session(request.a)?;
-            let (_, b) = source.open_with_session(request.b)?;
-            same_signature(&a, &b)?;
+            let b = Session::open_for(request.b, &data.batch(&[0])?)?;
             tally.add_data(&a, &b, &data, progress)?;
             (a, b, data.len())
         }
         None => {
-            let specs = graph::inputs(&Model::read(request.a)?)?;
             let shapes = concrete_shapes(&specs, request.shapes)?;
             let a = Session::open_shaped(request.a, &shapes)?;
             let b = Session::open_shaped(request.b, &shapes)?;
-            same_signature(&a, &b)?;
             tally.add_random(&a, &b, request.seed, progress)?;
             (a, b, RANDOM_RUNS)
         }
@@ -78,21 +74,6 @@ pub fn check(request: &Check<'_>, progress: &dyn Progress) -> Result<CheckReport
         outputs,
         warnings,
     })
-}
-
-/// Both must take the same inputs and have as many outputs.
-fn same_signature(a: &Session, b: &Session) -> Result<()> {
-    let inputs = |s: &Session| -> Vec<_> {
-        s.inputs().iter().map(|i| (i.name.clone(), i.data_type)).collect()
-    };
-    let mismatch = |reason| Err(Error::DataMismatch { reason });
-    if inputs(a) != inputs(b) {
-        return mismatch(format!("inputs differ: {:?} and {:?}", inputs(a), inputs(b)));
-    }
-    if a.outputs().len() != b.outputs().len() {
-        return mismatch(format!("outputs differ: {:?} and {:?}", a.outputs(), b.outputs()));
-    }
-    Ok(())
 }
 
 /// What has been seen so far, per output: last shapes, and the agreement while shapes are equal.
@@ -153,6 +134,15 @@ impl Tally {
     }
 
     fn add(&mut self, first: &[Tensor], second: &[Tensor]) -> Result<()> {
+        if first.len() != second.len() {
+            return Err(Error::DataMismatch {
+                reason: format!(
+                    "{} outputs in one model, {} in the other",
+                    first.len(),
+                    second.len()
+                ),
+            });
+        }
         if self.0.is_empty() {
             let new = || Seen { comparable: true, ..Seen::default() };
             self.0.resize_with(first.len(), new);

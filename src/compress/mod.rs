@@ -9,7 +9,7 @@ mod target;
 use std::path::{Path, PathBuf};
 
 use crate::dataset::{Dataset, Preprocess};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::graph::{self, InputSpec};
 use crate::onnx::Model;
 use crate::options::Options;
@@ -71,6 +71,26 @@ impl DataSource {
     pub fn open(&self, inputs: &[InputSpec]) -> Result<Dataset> {
         Dataset::open(&self.path, inputs, self.labels.as_deref(), &self.preprocess)
     }
+}
+
+/// The inputs of the model at `a`, which the model at `b` must have as well; shapes may differ.
+fn common_inputs(a: &Path, b: &Path) -> Result<Vec<InputSpec>> {
+    let first = graph::inputs(&Model::read(a)?)?;
+    let second = graph::inputs(&Model::read(b)?)?;
+    let signature = |specs: &[InputSpec]| -> Vec<String> {
+        specs.iter().map(|spec| format!("`{}` {:?}", spec.name, spec.data_type)).collect()
+    };
+    let (one, other) = (signature(&first), signature(&second));
+    if one != other {
+        return Err(Error::DataMismatch {
+            reason: format!(
+                "the models' inputs differ: {} and {}",
+                one.join(", "),
+                other.join(", ")
+            ),
+        });
+    }
+    Ok(first)
 }
 
 /// Warnings of a session, with the file they are about.

@@ -104,9 +104,12 @@ impl Evaluator {
         }
         let mut kept: HashSet<ValueId> = outputs.iter().copied().collect();
         for name in observed {
-            kept.insert(names.get(*name).copied().ok_or_else(|| Error::InvalidModel {
-                reason: format!("there is no value `{name}`"),
-            })?);
+            // A value that was folded is constant, and needs no keeping.
+            if let Some(&id) = names.get(*name) {
+                kept.insert(id);
+            } else if !known.contains_key(*name) && !stored.contains_key(*name) {
+                return Err(Error::InvalidModel { reason: format!("there is no value `{name}`") });
+            }
         }
         drop_dead(&mut steps, &kept);
         fuse::fuse(&mut steps, &kept, &known_ids(&known, &names));

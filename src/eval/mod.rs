@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::error::{Error, OpError, Result};
-use crate::onnx::{NodeProto, OpsetImport};
+use crate::onnx::{Model, NodeProto, OpsetImport};
 use crate::ops::{Epilogue, Foreign, Operator};
 use crate::tensor::Tensor;
 
@@ -234,6 +234,25 @@ impl Evaluator {
         let mut state = self.start(inputs)?;
         self.advance(&mut state, usize::MAX)?;
         self.finish(&state)
+    }
+
+    /// The shapes that the named values have for these inputs.
+    ///
+    /// # Errors
+    /// As [`Evaluator::observing`] and [`Evaluator::advance`].
+    pub fn shapes(
+        model: &Model,
+        inputs: Vec<Tensor>,
+        names: &[&str],
+    ) -> Result<HashMap<String, Vec<usize>>> {
+        let evaluator = Self::observing(model, names)?;
+        let mut state = evaluator.start(inputs)?;
+        evaluator.advance(&mut state, usize::MAX)?;
+        let shape = |name: &&str| {
+            let tensor = evaluator.get(&state, evaluator.value(name)?)?;
+            Some(((*name).to_owned(), tensor.shape().to_vec()))
+        };
+        Ok(names.iter().filter_map(shape).collect())
     }
 
     /// This evaluator with the operator of one step replaced; what is fused into the step stays.

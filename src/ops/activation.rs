@@ -49,7 +49,7 @@ parametric! {
     hard_sigmoid(alpha = 0.2, beta = 0.5): x => (alpha * x + beta).clamp(0.0, 1.0);
     elu(alpha = 1.0, beta = 0.0): x => if x < 0.0 { alpha * x.exp_m1() } else { x };
     celu(alpha = 1.0, beta = 0.0): x => if x < 0.0 { alpha * (x / alpha).exp_m1() } else { x };
-    thresholded_relu(alpha = 1.0, beta = 0.0): x => if x > alpha || x.is_nan() { x } else { 0.0 };
+    thresholded_relu(alpha = 1.0, beta = 0.0): x => if x > alpha { x } else { 0.0 };
     swish(alpha = 1.0, beta = 0.0): x => x * (alpha * x).logistic();
 }
 

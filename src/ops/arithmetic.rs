@@ -158,7 +158,7 @@ fn data_type<T: Element>(_: &Array<T>) -> crate::tensor::DataType {
     T::DATA_TYPE
 }
 
-/// Folds all inputs with `f`; `finish` is given the result and the number of inputs.
+/// Folds all inputs with `f`.
 fn fold(
     inputs: &mut Inputs,
     f: fn(Tensor, Tensor) -> Result<Tensor, OpError>,

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use ndarray::{ArrayD, IxDyn};
 
 use crate::error::OpError;
-use crate::kernels::Clamp;
 use crate::kernels::matmul::{PackedMatrix, Strided, matmul};
 use crate::onnx::NodeAttributes;
 use crate::tensor::{Array, Tensor};

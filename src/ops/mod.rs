@@ -13,6 +13,7 @@ mod elementwise;
 pub mod epilogue;
 mod foreign;
 mod gather;
+mod half_floats;
 mod layout;
 mod logic;
 mod matmul;
@@ -34,6 +35,8 @@ pub mod wire;
 
 pub use foreign::Foreign;
 pub use table::TABLE;
+
+use half_floats::Widened;
 
 use crate::error::OpError;
 use crate::onnx::NodeProto;
@@ -98,7 +101,7 @@ pub fn decode(decoding: &Decoding<'_>) -> Option<Result<Box<dyn Operator>, OpErr
         let opset = decoding.opset;
         return Some(Err(OpError::unsupported(format!("operator set {opset}"))));
     }
-    Some((entry.decode)(decoding))
+    Some((entry.decode)(decoding).map(|operator| Box::new(Widened(operator)) as Box<dyn Operator>))
 }
 
 /// Whether the table has the operator, in at least one of its uses.

@@ -5,7 +5,7 @@ use super::args::{Decoded, elements, floats, many, one, peek, take, take_optiona
 use super::layout::{around, axis, extent};
 use super::logic::expanded;
 use super::number::Number;
-use super::reduce::fold;
+use super::reduce::{fold, fold_row};
 use crate::error::OpError;
 use crate::onnx::NodeAttributes;
 use crate::tensor::{Array, Element, Tensor};
@@ -113,7 +113,7 @@ fn standardise<T: Number>(slice: &mut [T], n: usize, epsilon: f64) -> Vec<Moment
     for row in slice.chunks_exact_mut(n) {
         let total = |values: &[T], square: bool| {
             let f = |x: T| if square { x.times(x) } else { x };
-            fold(values, (1, n, 1), T::ZERO, f, T::plus)[0].to_f64() / n as f64
+            fold_row(values, T::ZERO, f, T::plus).to_f64() / n as f64
         };
         let mean = total(row, false);
         let shift = T::of_f64(mean);
@@ -241,7 +241,7 @@ pub(super) fn rms(d: &Decoding<'_>) -> Decoded {
             let scale = spread::<T>(&scale, &inner)?;
             Ok(Tensor::from(update(a, |slice| {
                 for row in slice.chunks_exact_mut(n.max(1)) {
-                    let square = fold(row, (1, n, 1), 0.0, |x| x * x, |s: T, x| s + x)[0];
+                    let square = fold_row(row, 0.0, |x| x * x, |s: T, x| s + x);
                     let factor = (1.0 / (f64::from(square) / n as f64 + epsilon).sqrt()) as T;
                     row.iter_mut().zip(&scale).for_each(|(x, s)| *x = *x * factor * s);
                 }

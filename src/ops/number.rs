@@ -28,9 +28,11 @@ pub(super) trait Number: Element + PartialOrd {
     /// Truncates towards zero, saturates.
     fn of_f64(value: f64) -> Self;
     fn is_nan(self) -> bool;
+    #[inline(always)]
     fn greater(self, other: Self) -> Self {
         if self > other || self.is_nan() { self } else { other }
     }
+    #[inline(always)]
     fn lesser(self, other: Self) -> Self {
         if self < other || self.is_nan() { self } else { other }
     }

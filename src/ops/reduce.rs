@@ -15,7 +15,26 @@ use crate::tensor::{Array, DataType, Tensor};
 /// rounding of long sums.
 const LANES: usize = 16;
 
-/// Folds the middle axis of `[outer, n, inner]`: `merge` joins a result with an element.
+/// Folds one row: `merge` joins a result with what `first` makes of an element, and results with
+/// each other.
+pub(super) fn fold_row<T: Number>(
+    row: &[T],
+    start: T,
+    first: impl Fn(T) -> T,
+    merge: impl Fn(T, T) -> T,
+) -> T {
+    let (blocks, rest) = row.as_chunks::<LANES>();
+    let mut lanes = [start; LANES];
+    for block in blocks {
+        for (lane, &x) in lanes.iter_mut().zip(block) {
+            *lane = merge(*lane, first(x));
+        }
+    }
+    let total = lanes.into_iter().fold(start, &merge);
+    rest.iter().fold(total, |sum, &x| merge(sum, first(x)))
+}
+
+/// Folds the middle axis of `[outer, n, inner]`, each row as [`fold_row`] does.
 pub(super) fn fold<T: Number>(
     source: &[T],
     (outer, n, inner): (usize, usize, usize),
@@ -29,15 +48,7 @@ pub(super) fn fold<T: Number>(
     }
     if inner == 1 {
         for (r, row) in result.iter_mut().zip(source.chunks_exact(n)) {
-            let (blocks, rest) = row.as_chunks::<LANES>();
-            let mut lanes = [start; LANES];
-            for block in blocks {
-                for (lane, &x) in lanes.iter_mut().zip(block) {
-                    *lane = merge(*lane, first(x));
-                }
-            }
-            let total = lanes.into_iter().fold(start, &merge);
-            *r = rest.iter().fold(total, |sum, &x| merge(sum, first(x)));
+            *r = fold_row(row, start, &first, &merge);
         }
         return result;
     }

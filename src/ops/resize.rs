@@ -70,37 +70,39 @@ struct Axis {
 type Taps = Option<Vec<(usize, f64)>>;
 
 impl Axis {
-    fn position(&self, x: f64, how: Coordinates) -> f64 {
-        let input = self.input as f64;
-        match how {
-            Coordinates::HalfPixel => (x + 0.5) / self.scale - 0.5,
+    /// Where output position `x` lies within the input. In `f32`, as other runtimes compute it:
+    /// which neighbour is nearest can hang on the last bit.
+    fn position(&self, x: f32, how: Coordinates) -> f64 {
+        let (input, output) = (self.input as f32, self.output as f32);
+        let (scale, exact) = (self.scale as f32, self.exact as f32);
+        f64::from(match how {
+            Coordinates::HalfPixel => (x + 0.5) / scale - 0.5,
             Coordinates::HalfPixelSymmetric => {
-                let adjustment = self.output as f64 / self.exact;
-                let offset = input / 2.0 * (1.0 - adjustment);
-                offset + (x + 0.5) / self.scale - 0.5
+                let offset = input / 2.0 * (1.0 - output / exact);
+                offset + (x + 0.5) / scale - 0.5
             }
             Coordinates::PytorchHalfPixel if self.output == 1 => 0.0,
-            Coordinates::PytorchHalfPixel => (x + 0.5) / self.scale - 0.5,
-            Coordinates::TfHalfPixelForNn => (x + 0.5) / self.scale,
-            Coordinates::AlignCorners if self.exact == 1.0 => 0.0,
-            Coordinates::AlignCorners => x * (input - 1.0) / (self.exact - 1.0),
-            Coordinates::Asymmetric => x / self.scale,
+            Coordinates::PytorchHalfPixel => (x + 0.5) / scale - 0.5,
+            Coordinates::TfHalfPixelForNn => (x + 0.5) / scale,
+            Coordinates::AlignCorners if exact == 1.0 => 0.0,
+            Coordinates::AlignCorners => x * (input - 1.0) / (exact - 1.0),
+            Coordinates::Asymmetric => x / scale,
             Coordinates::TfCropAndResize => {
-                let (start, end) = self.crop;
+                let (start, end) = (self.crop.0 as f32, self.crop.1 as f32);
                 if self.output == 1 {
                     (start + end) * (input - 1.0) / 2.0
                 } else {
-                    let step = (end - start) * (input - 1.0) / (self.exact - 1.0);
+                    let step = (end - start) * (input - 1.0) / (exact - 1.0);
                     start * (input - 1.0) + x * step
                 }
             }
-        }
+        })
     }
 
     fn taps(&self, resize: &Resize) -> Vec<Taps> {
         (0..self.output)
             .map(|x| {
-                let at = self.position(x as f64, resize.coordinates);
+                let at = self.position(x as f32, resize.coordinates);
                 let crops = resize.coordinates == Coordinates::TfCropAndResize;
                 if crops && !(0.0..=self.input as f64 - 1.0).contains(&at) {
                     return None;

@@ -4,6 +4,7 @@ use super::Decoding;
 use super::args::{Decoded, Inputs, floats, one, take, update};
 use super::layout::{around, axis, axis_or_end};
 use super::number::Number;
+use super::reduce::fold_row;
 use super::special::Special;
 use crate::error::OpError;
 use crate::onnx::NodeAttributes;
@@ -92,14 +93,14 @@ impl Normaliser {
     where
         T: Number + Special + Logarithm,
     {
-        let top = row.iter().fold(T::LOWEST, |t, &x| t.greater(x));
+        let top = fold_row(row, T::LOWEST, |x| x, |t, x| t.greater(x));
         if self.log {
             row.iter_mut().for_each(|x| *x = x.minus(top));
-            let sum = row.iter().fold(T::ZERO, |s, x| s.plus(x.exponential())).logarithm();
+            let sum = fold_row(row, T::ZERO, T::exponential, T::plus).logarithm();
             row.iter_mut().for_each(|x| *x = x.minus(sum));
         } else {
             row.iter_mut().for_each(|x| *x = x.minus(top).exponential());
-            let sum = row.iter().fold(T::ZERO, |s, &x| s.plus(x));
+            let sum = fold_row(row, T::ZERO, |x| x, T::plus);
             let scale = T::ONE.over(sum);
             row.iter_mut().for_each(|x| *x = x.times(scale));
         }

@@ -90,6 +90,11 @@ pub(super) fn depth_to_space(d: &Decoding<'_>) -> Decoded {
 
 pub(super) fn space_to_depth(d: &Decoding<'_>) -> Decoded {
     let b = block_size(d)?;
+    let order = match d.node.string("mode").unwrap_or("DCR") {
+        "DCR" => [0, 3, 5, 1, 2, 4],
+        "CRD" => [0, 1, 3, 5, 2, 4],
+        other => return Err(OpError::unsupported(format!("SpaceToDepth mode `{other}`"))),
+    };
     one(move |inputs| {
         let tensor = take(inputs, 0)?;
         let [n, c, h, w] = image(&tensor)?;
@@ -98,6 +103,6 @@ pub(super) fn space_to_depth(d: &Decoding<'_>) -> Decoded {
         }
         let (rows, columns) = (h / b, w / b);
         let out = [n, c * b * b, rows, columns];
-        rearranged(tensor, &[n, c, rows, b, columns, b], &[0, 3, 5, 1, 2, 4], &out)
+        rearranged(tensor, &[n, c, rows, b, columns, b], &order, &out)
     })
 }

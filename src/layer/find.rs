@@ -1,0 +1,308 @@
+//! Finds the layers of a graph.
+
+use std::collections::{BTreeMap, HashMap};
+
+use globset::{Glob, GlobSet, GlobSetBuilder};
+
+use super::{Form, Layer, LinearMap};
+use crate::error::{Error, Result};
+use crate::graph::{self, Constant, Links};
+use crate::onnx::proto::tensor_proto::DataType as Code;
+use crate::onnx::{Model, NodeAttributes, NodeProto, data_type_name};
+use crate::ops::ConvAttributes;
+
+/// A weight with fewer elements than this can't pay for another node.
+const SMALLEST: u64 = 64;
+
+/// Which layers may be factorized, by globs of node or weight names.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    include: Option<GlobSet>,
+    exclude: GlobSet,
+}
+
+impl Filter {
+    /// From globs: with `include` empty, all layers but the excluded ones.
+    ///
+    /// # Errors
+    /// When a glob is malformed.
+    pub fn new(include: &[String], exclude: &[String]) -> Result<Self> {
+        let set = |option: &str, globs: &[String]| -> Result<GlobSet> {
+            let mut builder = GlobSetBuilder::new();
+            for text in globs {
+                builder.add(Glob::new(text).map_err(|e| Error::Option {
+                    option: option.to_owned(),
+                    reason: e.to_string(),
+                })?);
+            }
+            builder
+                .build()
+                .map_err(|e| Error::Option { option: option.to_owned(), reason: e.to_string() })
+        };
+        Ok(Self {
+            include: (!include.is_empty()).then(|| set("--include", include)).transpose()?,
+            exclude: set("--exclude", exclude)?,
+        })
+    }
+
+    /// Fails when a glob matches none of the layers.
+    ///
+    /// # Errors
+    /// Naming the glob.
+    pub fn check(&self, include: &[String], exclude: &[String], layers: &[Layer]) -> Result<()> {
+        for (option, globs) in [("--include", include), ("--exclude", exclude)] {
+            for text in globs {
+                let Ok(glob) = Glob::new(text) else { continue };
+                let glob = glob.compile_matcher();
+                if !layers.iter().any(|l| glob.is_match(&l.name) || glob.is_match(&l.weight)) {
+                    return Err(Error::Option {
+                        option: option.to_owned(),
+                        reason: format!("`{text}` matches no node or weight"),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn reason(&self, node: &str, weight: &str) -> Option<String> {
+        if self.exclude.is_match(node) || self.exclude.is_match(weight) {
+            return Some("excluded".to_owned());
+        }
+        match &self.include {
+            Some(set) if !set.is_match(node) && !set.is_match(weight) => {
+                Some("not among the included layers".to_owned())
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Every constant float matrix or kernel that a node of the main graph uses, in node order.
+///
+/// # Errors
+/// When a node contradicts its weight.
+pub fn find(model: &Model, filter: &Filter) -> Result<Vec<Layer>> {
+    let graph = model.graph();
+    let constants = graph::constants(model);
+    let links = Links::new(graph);
+    let mut uses: HashMap<&str, usize> = HashMap::new();
+    for node in &graph.node {
+        for name in &node.input {
+            *uses.entry(name).or_default() += 1;
+        }
+    }
+    let mut layers = Vec::new();
+    for (index, node) in graph.node.iter().enumerate() {
+        for (position, weight) in node.input.iter().enumerate() {
+            let Some(constant) = constants.get(weight) else { continue };
+            let Some(stored) = constant.proto(graph) else { continue };
+            let shape: Vec<usize> =
+                stored.dims.iter().map(|&d| usize::try_from(d).unwrap_or(0)).collect();
+            let elements: u64 = shape.iter().map(|&d| d as u64).product();
+            let role = role(node, position);
+            if shape.len() < 2 || elements == 0 || (role == Role::Other && elements < SMALLEST) {
+                continue;
+            }
+            let mut layer = Layer {
+                node: index,
+                name: node.label().to_owned(),
+                op_type: node.op_type().to_owned(),
+                weight: weight.clone(),
+                weight_params: elements,
+                bias_params: 0,
+                shape,
+                map: None,
+                skip: None,
+            };
+            let code = stored.data_type();
+            let float = [Code::Float, Code::Float16, Code::Bfloat16, Code::Double];
+            if !float.iter().any(|&c| c as i32 == code) {
+                if role == Role::Other {
+                    continue;
+                }
+                layer.skip = Some(format!("not float but {}", data_type_name(code)));
+                layers.push(layer);
+                continue;
+            }
+            layer.bias_params = bias_params(node, role, &constants, model);
+            let shared = uses.get(weight.as_str()).copied().unwrap_or(0) > 1
+                || links.is_graph_output(weight)
+                || links.used_in_body(weight);
+            let reason = if code != Code::Float as i32 {
+                Err(format!("stored as {}", data_type_name(code)))
+            } else if shared {
+                Err("shared with another node".to_owned())
+            } else {
+                linear_map(node, role, &layer.shape, &constants, model)?
+                    .and_then(|map| profitable(map, &layer))
+            };
+            match (reason, filter.reason(&layer.name, weight)) {
+                (Ok(_), Some(reason)) | (Err(reason), _) => layer.skip = Some(reason),
+                (Ok(map), None) => layer.map = Some(map),
+            }
+            layers.push(layer);
+        }
+        if let Some(layer) = computed_weight(index, node, &constants, &links) {
+            layers.push(layer);
+        }
+    }
+    Ok(layers)
+}
+
+/// What an input is to its node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    ConvWeight,
+    GemmRight,
+    GemmLeft,
+    MatMulRight,
+    MatMulLeft,
+    /// A weight of an operator that is not factorized.
+    Other,
+}
+
+fn role(node: &NodeProto, position: usize) -> Role {
+    match (node.domain(), node.op_type(), position) {
+        ("" | "ai.onnx", "Conv", 1) => Role::ConvWeight,
+        ("" | "ai.onnx", "Gemm", 1) => Role::GemmRight,
+        ("" | "ai.onnx", "Gemm", 0) => Role::GemmLeft,
+        ("" | "ai.onnx", "MatMul", 1) => Role::MatMulRight,
+        ("" | "ai.onnx", "MatMul", 0) => Role::MatMulLeft,
+        _ => Role::Other,
+    }
+}
+
+fn bias_params(
+    node: &NodeProto,
+    role: Role,
+    constants: &BTreeMap<String, Constant>,
+    model: &Model,
+) -> u64 {
+    let has_bias = matches!(role, Role::ConvWeight | Role::GemmRight | Role::GemmLeft);
+    let stored = node.input.get(2).filter(|_| has_bias).and_then(|name| constants.get(name));
+    stored
+        .and_then(|c| c.proto(model.graph()))
+        .map_or(0, |t| t.dims.iter().map(|&d| u64::try_from(d).unwrap_or(0)).product())
+}
+
+/// The linear map of a node, or why there is none.
+fn linear_map(
+    node: &NodeProto,
+    role: Role,
+    shape: &[usize],
+    constants: &BTreeMap<String, Constant>,
+    model: &Model,
+) -> Result<Result<LinearMap, String>> {
+    let bias_name = node.input.get(2).filter(|name| !name.is_empty());
+    let matrix = |form, rows, columns, bias| {
+        Ok(Ok(LinearMap { form, groups: 1, rows, columns, bias }))
+    };
+    let flag = |name: &str| node.int(name) == Some(1);
+    match role {
+        Role::ConvWeight => {
+            let attributes = ConvAttributes::read(node, shape).map_err(|source| Error::Node {
+                node: node.label().to_owned(),
+                op_type: node.op_type().to_owned(),
+                source,
+            })?;
+            let groups = attributes.groups;
+            let rows = shape[0] / groups;
+            let kernel: usize = attributes.kernel.iter().product();
+            let columns = shape[1] * kernel;
+            if shape[1] == 1 && groups > 1 {
+                return Ok(Err("depthwise: one input channel per group".to_owned()));
+            }
+            if attributes.kernel.len() > 3 {
+                return Ok(Err("more than three spatial axes".to_owned()));
+            }
+            match bias_name {
+                Some(name) if !constants.contains_key(name) => {
+                    return Ok(Err("its bias is not constant".to_owned()));
+                }
+                _ => {}
+            }
+            let bias = bias_name.cloned();
+            Ok(Ok(LinearMap { form: Form::Conv(attributes), groups, rows, columns, bias }))
+        }
+        _ if shape.len() != 2 => Ok(Err(format!("a batch of matrices {shape:?}"))),
+        Role::GemmRight => {
+            let (trans_a, trans_b) = (flag("transA"), flag("transB"));
+            let (rows, columns) =
+                if trans_b { (shape[0], shape[1]) } else { (shape[1], shape[0]) };
+            let per_output = |name: &String| {
+                let dims = constants.get(name)?.proto(model.graph())?.dims.clone();
+                let count: i64 = dims.iter().product();
+                let in_row = dims.iter().rev().skip(1).all(|&d| d == 1);
+                (in_row && (count == 1 || usize::try_from(count) == Ok(rows))).then_some(())
+            };
+            let free_bias = bias_name.is_some_and(|name| per_output(name).is_none());
+            let form = Form::Gemm {
+                trans_a,
+                trans_b,
+                alpha: node.float("alpha").unwrap_or(1.0),
+                beta: node.float("beta").unwrap_or(1.0),
+                free_bias,
+            };
+            let bias = bias_name.filter(|_| !free_bias).cloned();
+            matrix(form, rows, columns, bias)
+        }
+        Role::GemmLeft => {
+            let (trans_a, trans_b) = (flag("transA"), flag("transB"));
+            let (rows, columns) =
+                if trans_a { (shape[1], shape[0]) } else { (shape[0], shape[1]) };
+            matrix(Form::GemmLeft { trans_a, trans_b }, rows, columns, None)
+        }
+        Role::MatMulRight => matrix(Form::MatMulRight, shape[1], shape[0], None),
+        Role::MatMulLeft => matrix(Form::MatMulLeft, shape[0], shape[1], None),
+        Role::Other => Ok(Err(match node.op_type() {
+            "Gather" => "a table that rows are looked up in".to_owned(),
+            other => format!("a weight of {other}, which is not factorized"),
+        })),
+    }
+}
+
+/// The map, where some rank has fewer weights than the dense layer.
+fn profitable(map: LinearMap, layer: &Layer) -> Result<LinearMap, String> {
+    let smallest = map.groups * (map.rows + map.columns);
+    if layer.weight_params < SMALLEST || smallest as u64 >= layer.weight_params {
+        return Err(format!(
+            "too small to gain: rank 1 takes {smallest} of {} weights",
+            layer.weight_params
+        ));
+    }
+    Ok(map)
+}
+
+/// A layer whose weight another node computes, or that has none.
+fn computed_weight(
+    index: usize,
+    node: &NodeProto,
+    constants: &BTreeMap<String, Constant>,
+    links: &Links,
+) -> Option<Layer> {
+    if !matches!(role(node, 1), Role::ConvWeight | Role::GemmRight | Role::MatMulRight) {
+        return None;
+    }
+    let (first, second) = (node.input.first()?, node.input.get(1)?);
+    if constants.contains_key(second)
+        || (constants.contains_key(first) && role(node, 0) != Role::Other)
+    {
+        return None;
+    }
+    let reason = match links.producer(second) {
+        Some(_) => "dynamic: the second factor is computed by another node",
+        None => "dynamic: the second factor is an input of the model",
+    };
+    Some(Layer {
+        node: index,
+        name: node.label().to_owned(),
+        op_type: node.op_type().to_owned(),
+        weight: second.clone(),
+        shape: Vec::new(),
+        weight_params: 0,
+        bias_params: 0,
+        map: None,
+        skip: Some(reason.to_owned()),
+    })
+}

@@ -1,0 +1,117 @@
+//! Layers that can be compressed: which they are, what they cost, and why a weight is left alone.
+
+mod cost;
+mod find;
+mod rows;
+
+pub use cost::{Cost, shapes};
+pub use find::{Filter, find};
+pub use rows::{Positions, Rows};
+
+use crate::ops::ConvAttributes;
+
+/// A weight of the model and the node that uses it.
+#[derive(Clone, Debug)]
+pub struct Layer {
+    /// Index of the node in the graph.
+    pub node: usize,
+    /// The node's name, or its first output where it has none.
+    pub name: String,
+    /// The node's operator.
+    pub op_type: String,
+    /// Name of the weight.
+    pub weight: String,
+    /// Shape of the weight as stored.
+    pub shape: Vec<usize>,
+    /// Elements of the weight.
+    pub weight_params: u64,
+    /// Elements of the bias that the node itself reads.
+    pub bias_params: u64,
+    /// What the node computes with the weight; absent when it is left alone.
+    pub map: Option<LinearMap>,
+    /// Why the weight is left alone.
+    pub skip: Option<String>,
+}
+
+/// The linear map of a layer: for each group `y = W x + b` with W `[rows, columns]`, over positions.
+#[derive(Clone, Debug)]
+pub struct LinearMap {
+    /// How W is stored and applied.
+    pub form: Form,
+    /// Groups; 1 but for grouped convolutions.
+    pub groups: usize,
+    /// Outputs of one group.
+    pub rows: usize,
+    /// Inputs of one group: for a convolution its input channels times the kernel's extents, the
+    /// kernel varying fastest.
+    pub columns: usize,
+    /// Name of the constant bias, where there is one.
+    pub bias: Option<String>,
+}
+
+impl LinearMap {
+    /// The largest rank of one group's W.
+    #[must_use]
+    pub fn full_rank(&self) -> usize {
+        self.rows.min(self.columns)
+    }
+
+    /// Elements of the kernel; 1 for matrix products.
+    #[must_use]
+    pub fn kernel_len(&self) -> usize {
+        match &self.form {
+            Form::Conv(attributes) => attributes.kernel.iter().product(),
+            _ => 1,
+        }
+    }
+
+    /// Position of the data among the node's inputs.
+    #[must_use]
+    pub fn data_input(&self) -> usize {
+        match self.form {
+            Form::MatMulLeft | Form::GemmLeft { .. } => 1,
+            _ => 0,
+        }
+    }
+
+    /// Whether the node has a place for a bias of one number per output, so that a mean can be
+    /// kept without another node.
+    #[must_use]
+    pub fn takes_bias(&self) -> bool {
+        matches!(self.form, Form::Conv(_) | Form::Gemm { free_bias: false, .. })
+    }
+}
+
+/// How a layer's W is stored and applied.
+#[derive(Clone, Debug)]
+pub enum Form {
+    /// Conv: weight `[groups * rows, columns / kernel, kernel..]`.
+    Conv(ConvAttributes),
+    /// Gemm with the weight on the right: `alpha * A' * B' + beta * C`.
+    Gemm {
+        /// Whether the data A is transposed.
+        trans_a: bool,
+        /// Whether the weight B is stored as `[rows, columns]`.
+        trans_b: bool,
+        /// Scale of the product.
+        alpha: f32,
+        /// Scale of C.
+        beta: f32,
+        /// Whether C is more than one constant per output, and stays as it is.
+        free_bias: bool,
+    },
+    /// Gemm with the weight on the left.
+    GemmLeft {
+        /// Whether the weight A is stored as `[columns, rows]`.
+        trans_a: bool,
+        /// Whether the data B is transposed.
+        trans_b: bool,
+    },
+    /// MatMul with the weight `[columns, rows]` on the right.
+    MatMulRight,
+    /// MatMul with the weight `[rows, columns]` on the left.
+    MatMulLeft,
+}
+
+#[cfg(test)]
+mod tests;
