@@ -1,16 +1,25 @@
 //! Makes trained ONNX models small and fast: low-rank factors whose ranks are chosen jointly on
 //! real data.
 
-// A module uses only modules listed below it.
-pub mod dataset;
-pub mod error;
-pub mod eval;
+// A module uses only modules listed below it; `tests/module_order.rs` checks this.
+pub mod cli;
+pub mod compress;
+pub mod report;
+pub mod options;
+pub mod validate;
+pub mod search;
 pub mod factorize;
-pub mod graph;
-pub mod kernels;
 pub mod layer;
-pub mod linalg;
-pub mod onnx;
-pub mod ops;
+pub mod dataset;
 pub mod score;
+pub mod eval;
+pub mod ops;
+pub mod kernels;
+pub mod graph;
+pub mod onnx;
+pub mod tract;
 pub mod tensor;
+pub mod linalg;
+pub mod progress;
+pub mod error;
+pub mod data_type;

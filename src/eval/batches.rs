@@ -26,7 +26,7 @@ pub struct Batches {
 }
 
 impl Batches {
-    pub(super) fn new(inputs: Vec<InputSpec>, _graph: &GraphProto) -> Self {
+    pub(crate) fn new(inputs: Vec<InputSpec>, _graph: &GraphProto) -> Self {
         let fixed = inputs.iter().filter_map(|input| input.shape.first().copied().flatten()).max();
         Self { inputs, fixed }
     }
@@ -81,11 +81,7 @@ impl Evaluator {
 
 /// Samples `range` of a tensor; the last sample is repeated to make up a fixed batch.
 #[must_use]
-pub fn part(
-    tensor: &Tensor,
-    range: &std::ops::Range<usize>,
-    fixed: Option<usize>,
-) -> Tensor {
+pub fn part(tensor: &Tensor, range: &std::ops::Range<usize>, fixed: Option<usize>) -> Tensor {
     match fixed {
         Some(fixed) if range.len() < fixed => {
             let rows: Vec<usize> =
@@ -97,7 +93,10 @@ pub fn part(
 }
 
 /// An output of a run of `samples` samples with axis 0 over those alone.
-fn per_sample(
+///
+/// # Errors
+/// When the output has no axis over the samples.
+pub fn per_sample(
     output: &Tensor,
     samples: usize,
     fixed: Option<usize>,

@@ -19,7 +19,7 @@ use crate::onnx::{Model, NodeProto, OpsetImport};
 use crate::ops::{Epilogue, Foreign, Operator};
 use crate::tensor::Tensor;
 
-pub use batches::{Batches, InputSpec, join, part};
+pub use batches::{Batches, InputSpec, join, part, per_sample};
 pub use chain::Chain;
 
 /// Index of a value among an evaluator's values.

@@ -136,7 +136,8 @@ impl Choice {
     /// Multiply-accumulates of the factors for one sample.
     #[must_use]
     pub fn macs(&self, map: &LinearMap, at: Extent) -> u64 {
-        let (rows, columns, kernel) = (map.rows as u64, map.columns as u64, map.kernel_len() as u64);
+        let (rows, columns, kernel) =
+            (map.rows as u64, map.columns as u64, map.kernel_len() as u64);
         let rank = self.rank as u64;
         let per_group = match (self.scheme, self.scheme.side(map)) {
             (Scheme::Tucker, Some(side)) => {

@@ -171,8 +171,7 @@ impl<'a> Network<'a> {
         found.sort_by_key(|(step, _)| *step);
         let (steps, layers): (Vec<usize>, Vec<Layer>) = found.into_iter().unzip();
         let weights = layers.iter().map(|l| l.weight(model)).collect::<Result<_>>()?;
-        let extents =
-            layers.iter().map(|l| l.extent(model, &values).unwrap_or_default()).collect();
+        let extents = layers.iter().map(|l| l.extent(model, &values).unwrap_or_default()).collect();
         Ok(Self {
             model,
             layers,
@@ -208,7 +207,8 @@ impl<'a> Network<'a> {
         let lanes: Vec<(Vec<Vec<Sums>>, Vec<Vec<Rows>>)> = lanes(samples.runs())
             .into_par_iter()
             .map(|runs| {
-                let mut sums: Vec<Vec<Sums>> = (0..self.layers.len()).map(|l| self.sums(l)).collect();
+                let mut sums: Vec<Vec<Sums>> =
+                    (0..self.layers.len()).map(|l| self.sums(l)).collect();
                 let mut targets: Vec<Vec<Rows>> = vec![Vec::new(); self.layers.len()];
                 for run in runs {
                     let mut state = original.start(samples.inputs(run, &original)?)?;
@@ -223,7 +223,8 @@ impl<'a> Network<'a> {
                         let first = range.start as u64;
                         let x = self.rows(l, &x, first, &positions[l], true)?;
                         let t = self.rows(l, &t, first, &positions[l], false)?;
-                        for (sums, (x, t)) in sums[l].iter_mut().zip(x.groups.iter().zip(&t.groups)) {
+                        for (sums, (x, t)) in sums[l].iter_mut().zip(x.groups.iter().zip(&t.groups))
+                        {
                             sums.add(x, t).map_err(|source| self.fault(l, source))?;
                         }
                         targets[l].push(t);
@@ -240,10 +241,8 @@ impl<'a> Network<'a> {
                 self.targets[l].extend(targets);
             }
         }
-        self.moments = totals
-            .iter()
-            .map(|groups| groups.iter().filter_map(Sums::moments).collect())
-            .collect();
+        self.moments =
+            totals.iter().map(|groups| groups.iter().filter_map(Sums::moments).collect()).collect();
         if self.moments.iter().zip(&self.layers).any(|(m, l)| {
             l.map.as_ref().is_some_and(|map| m.len() != map.groups)
                 || m.iter().any(|m| m.xx.iter().chain(&m.tx).any(|v| !v.is_finite()))
@@ -431,7 +430,8 @@ pub fn score(evaluator: &Evaluator, samples: &Samples, scorer: &Scorer) -> Resul
 
 pub(super) fn gather(parts: Vec<Score>) -> Score {
     let mut parts = parts.into_iter();
-    let mut total = parts.next().unwrap_or_else(|| Score { losses: Vec::new(), metrics: Vec::new() });
+    let mut total =
+        parts.next().unwrap_or_else(|| Score { losses: Vec::new(), metrics: Vec::new() });
     parts.for_each(|part| total.extend(part));
     total
 }

@@ -79,9 +79,7 @@ impl LayerOptions {
     pub fn prune(&mut self, cost: impl Fn(&Cost) -> u64) {
         let mut rest = self.options.split_off(1);
         // By cost, and the smaller error first among equals.
-        rest.sort_by(|a, b| {
-            cost(&a.cost).cmp(&cost(&b.cost)).then(a.error.total_cmp(&b.error))
-        });
+        rest.sort_by(|a, b| cost(&a.cost).cmp(&cost(&b.cost)).then(a.error.total_cmp(&b.error)));
         let mut best = f64::INFINITY;
         rest.retain(|option| {
             let better = option.error < best;
@@ -106,11 +104,7 @@ fn dense(layer: &Layer, at: Extent) -> LayerOption {
 /// node.
 fn overhead(layer: &Layer, node: &NodeProto, scheme: Scheme) -> Result<u64> {
     let Some(map) = &layer.map else { return Ok(0) };
-    let choice = Choice {
-        scheme,
-        rank: 1,
-        rank_in: (scheme == Scheme::Tucker).then_some(1),
-    };
+    let choice = Choice { scheme, rank: 1, rank_in: (scheme == Scheme::Tucker).then_some(1) };
     let factors = crate::factorize::Factors::zeros(choice, map);
     let mut names = NameAllocator::default();
     let replacement = replace(layer, node, &factors, &mut names)?;

@@ -78,8 +78,7 @@ pub fn paper(
             }
             let choices = Network::choices(options, &child);
             let compressed = network.compress(&choices, &dense, &mut calibration, &mut effort)?;
-            let score =
-                network.score(&compressed, samples, scorer, 0, &mut search, &mut effort)?;
+            let score = network.score(&compressed, samples, scorer, 0, &mut search, &mut effort)?;
             progress.step(effort.evaluations, &format!("loss {:.4}", score.mean_loss()));
             scored.push((score.mean_loss(), child));
         }
