@@ -91,8 +91,8 @@ impl Layer {
         };
         let input = values.get(node.input.first()?)?;
         let at_input = total(input) / input.get(1).copied().unwrap_or(1).max(1) as u64;
-        let middle = match (input[..], output[..]) {
-            ([n, _, _, width], [_, _, height, _]) => (n * width * height) as u64,
+        let middle = match (&input[..], &output[..]) {
+            (&[n, _, _, width], &[_, _, height, _]) => (n * width * height) as u64,
             _ => at_output,
         };
         Some(Extent { input: at_input, middle, output: at_output })
