@@ -73,24 +73,27 @@ impl DataSource {
     }
 }
 
-/// The inputs of the model at `a`, which the model at `b` must have as well; shapes may differ.
+/// The inputs of the model at `a`, which the model at `b` must have as well; dims may be open in one
+/// and stated in the other.
 fn common_inputs(a: &Path, b: &Path) -> Result<Vec<InputSpec>> {
     let first = graph::inputs(&Model::read(a)?)?;
     let second = graph::inputs(&Model::read(b)?)?;
-    let signature = |specs: &[InputSpec]| -> Vec<String> {
-        specs.iter().map(|spec| format!("`{}` {:?}", spec.name, spec.data_type)).collect()
-    };
-    let (one, other) = (signature(&first), signature(&second));
-    if one != other {
+    if first.len() != second.len() || !first.iter().zip(&second).all(|(x, y)| are_alike(x, y)) {
+        let text = |specs: &[InputSpec]| -> String {
+            let one = |spec: &InputSpec| format!("`{}` {}", spec.name, spec.text());
+            specs.iter().map(one).collect::<Vec<_>>().join(", ")
+        };
         return Err(Error::DataMismatch {
-            reason: format!(
-                "the models' inputs differ: {} and {}",
-                one.join(", "),
-                other.join(", ")
-            ),
+            reason: format!("the models' inputs differ: {} and {}", text(&first), text(&second)),
         });
     }
     Ok(first)
+}
+
+fn are_alike(a: &InputSpec, b: &InputSpec) -> bool {
+    let dims = |(x, y): (&Option<usize>, &Option<usize>)| x.is_none() || y.is_none() || x == y;
+    (&a.name, a.data_type, a.shape.len()) == (&b.name, b.data_type, b.shape.len())
+        && a.shape.iter().zip(&b.shape).all(dims)
 }
 
 /// Warnings of a session, with the file they are about.

@@ -191,7 +191,7 @@ fn text_says_what_happened() {
         "conv1.weight  Conv  64x32x3x3  tucker  10+12/64  18,432  ->  2,168",
         "depthwise",
         "bytes          80,000  20,000   4.00x",
-        "latency, ms       1.00   0.400   2.50x",
+        "latency, ms      1.00   0.400   2.50x",
         "top1 on 1,000 samples (test.npz): original 99.20%, factorized 98.70%, tuned 99.00%, \
          written 98.70%",
         "ratio 4.010 of bytes, asked for 4.000",
