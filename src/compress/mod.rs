@@ -2,8 +2,11 @@
 
 mod bench;
 mod check;
+#[allow(clippy::module_inception, reason = "the command is called so")]
+mod compress;
 mod eval;
-mod pending;
+mod inspect;
+mod result;
 mod target;
 
 use std::path::{Path, PathBuf};
@@ -17,8 +20,9 @@ use crate::validate::Session;
 
 pub use bench::bench;
 pub use check::{Check, check};
+pub use compress::{apply, compress};
 pub use eval::{Eval, Runtime, eval};
-pub use pending::{apply, compress, inspect};
+pub use inspect::inspect;
 pub use target::check_output;
 
 /// A compression that is asked for.

@@ -63,3 +63,10 @@ fn spec(input: &ValueInfoProto) -> Result<InputSpec> {
         .collect();
     Ok(InputSpec { name: input.name().to_owned(), data_type, shape })
 }
+
+/// The outputs of the model's graph whose type is known to be a tensor's; where the model states no
+/// shape, that is empty.
+#[must_use]
+pub fn outputs(model: &Model) -> Vec<InputSpec> {
+    model.graph().output.iter().filter_map(|output| spec(output).ok()).collect()
+}

@@ -9,7 +9,7 @@ mod names;
 
 pub use constants::{Constant, Source, constant_tensor, constants};
 pub use edit::{add_initializer, drop_value_info, remove_unused_constants, replace_node};
-pub use inputs::{InputSpec, inputs};
+pub use inputs::{InputSpec, inputs, outputs};
 pub use links::{Consumer, Links};
 pub use names::{NameAllocator, captured, fresh_name};
 

@@ -11,15 +11,19 @@ mod beam;
 mod network;
 mod options;
 mod paper;
+mod plan;
 mod predict;
+mod sensitivity;
 mod sequential;
 mod start;
 
 pub use beam::{Limits, beam};
-pub use network::{Network, NetworkOptions, Samples, Statistics};
+pub use network::{Network, NetworkOptions, Samples, Statistics, outputs, score};
 pub use options::{LayerOption, LayerOptions};
 pub use paper::paper;
+pub use plan::{Plan, PlanLayer};
 pub use predict::{Prediction, rank_correlation};
+pub use sensitivity::sensitivities;
 pub use sequential::{Compressed, Snapshots};
 pub use start::{Budget, Resource, start};
 
@@ -37,4 +41,14 @@ pub struct Effort {
     pub predicted: Vec<(f64, f64)>,
     /// Why the search ended.
     pub stopped: &'static str,
+}
+
+impl Effort {
+    /// Takes in what another part of the search did.
+    pub fn add(&mut self, other: Self) {
+        self.evaluations += other.evaluations;
+        self.layer_passes += other.layer_passes;
+        self.predicted.extend(other.predicted);
+        self.stopped = other.stopped;
+    }
 }

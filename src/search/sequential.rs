@@ -138,6 +138,18 @@ impl Network<'_> {
         Ok(network)
     }
 
+    /// The original with one layer factorized by its own statistics, all others untouched.
+    ///
+    /// # Errors
+    /// When a fit fails.
+    pub fn alone(&self, l: usize, choice: Choice) -> Result<Compressed> {
+        let mut network = self.dense();
+        let factors = self.factors(l, Some(choice), &self.own_fits(l))?;
+        self.install(&mut network, l, Some(factors))?;
+        network.choices[l] = Some(choice);
+        Ok(network)
+    }
+
     /// The states of all runs before the first step.
     fn starts(&self, samples: &Samples) -> Result<Vec<State>> {
         (0..samples.runs())

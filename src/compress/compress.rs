@@ -1,0 +1,409 @@
+//! The main job: a model in, a smaller one out, proven in tract.
+
+use std::path::Path;
+use std::time::Instant;
+
+use super::result::{self, Written};
+use super::{DataSource, Request, check_output};
+use crate::dataset::{Dataset, split};
+use crate::error::{Error, Result};
+use crate::graph;
+use crate::layer::{Filter, Layer, find};
+use crate::onnx::Model;
+use crate::options::{Options, SearchMode, Target};
+use crate::progress::Progress;
+use crate::report::{Metric, Report, Seconds};
+use crate::score::{MetricKind, Scorer};
+use crate::search::{
+    self, Budget, Compressed, Effort, LayerOptions, Limits, Network, NetworkOptions, Plan,
+    Prediction, Resource, Samples, Snapshots, Statistics,
+};
+use crate::tensor::Tensor;
+use crate::validate::{concrete_shapes, random_inputs};
+
+/// Ridge of the fits, as a share of the mean variance of a layer's inputs.
+const RIDGE: f64 = 1e-3;
+
+/// Samples whose statistics candidates are refitted on during the search; the final fit takes all.
+const SEARCH_CALIBRATION: usize = 256;
+
+/// Rows per input of a layer that its moments are taken over, in the search and in the final fit.
+const ROWS: (usize, usize) = (12, 48);
+
+/// Bytes of prefix states that the search may hold for each of its two sets of samples.
+const SNAPSHOT_BYTES: usize = 192 << 20;
+
+/// Share of the data that the report is made on when no test data is given.
+const REPORT_SHARE: f64 = 0.2;
+
+/// Samples that the report is made on at most, when they are taken from the data.
+const REPORT_SAMPLES: usize = 5000;
+
+/// The samples of a run, in disjoint parts.
+struct Parts {
+    data: Dataset,
+    calibration: Vec<usize>,
+    search: Vec<usize>,
+    report: (Dataset, Vec<usize>, String),
+}
+
+/// Compresses a model as asked and writes the result. The report says what was done.
+///
+/// # Errors
+/// When anything can't be read, run or written; nothing is written then.
+pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
+    let begin = Instant::now();
+    let options = &request.options;
+    let mut seconds = Seconds::default();
+    check_output(&request.input, &request.output, request.force)?;
+    if let Some(plan) = &request.save_plan {
+        check_output(&request.input, plan, false)?;
+    }
+    progress.phase("load", None);
+    let model = Model::read(&request.input)?;
+    let filter = Filter::new(&options.include, &options.exclude)?;
+    let layers = find(&model, &filter)?;
+    filter.check(&options.include, &options.exclude, &layers)?;
+    if layers.iter().all(|layer| layer.map.is_none()) {
+        return Err(Error::UnsupportedModel {
+            reason: "no layer can be factorized; `onnx-bsr inspect MODEL` says why".to_owned(),
+        });
+    }
+    let specs = graph::inputs(&model)?;
+    let parts = request.data.as_ref().map(|d| divide(d, request.test.as_ref(), &specs, options));
+    let parts = parts.transpose()?;
+    let sample: Vec<Tensor> = match &parts {
+        Some(parts) => parts.data.batch(&parts.calibration[..1])?,
+        None => random_inputs(&specs, &concrete_shapes(&specs, &request.shapes)?, options.seed)?,
+    };
+    seconds.load = Some(begin.elapsed().as_secs_f64());
+
+    let ratio = options.ratio.ok_or_else(|| Error::Option {
+        option: "--ratio".to_owned(),
+        reason: "say how many times smaller the model is to be".to_owned(),
+    })?;
+    let knobs = |rows: usize| NetworkOptions {
+        statistics: if parts.is_some() { statistics(options) } else { Statistics::None },
+        ridge: RIDGE,
+        rows_per_input: rows,
+        seed: options.seed,
+    };
+    let found = choose(
+        &model,
+        &layers,
+        &sample,
+        parts.as_ref(),
+        ratio,
+        options,
+        &knobs(ROWS.0),
+        &mut seconds,
+        progress,
+    )?;
+
+    progress.phase("factorize", None);
+    let clock = Instant::now();
+    let mut network = Network::new(&model, &layers, sample.clone(), knobs(ROWS.1))?;
+    if let Some(parts) = &parts {
+        network.calibrate(Samples::new(
+            &parts.data,
+            parts.calibration.clone(),
+            &network.evaluator,
+        )?)?;
+    }
+    let mut effort = found.effort;
+    let dense = network.dense();
+    let compressed =
+        network.compress(&found.choices, &dense, &mut Snapshots::new(0), &mut effort)?;
+    let plan = Plan::new(&model, &network.layers, &compressed.factors)?;
+    let output = plan.apply(&model)?;
+    seconds.factorize = Some(clock.elapsed().as_secs_f64());
+
+    progress.phase("validate", None);
+    let clock = Instant::now();
+    let metric = match &parts {
+        Some(parts) => Some(measure(&network, &compressed, parts, options.metric)?),
+        None => None,
+    };
+    let written = result::write(
+        request,
+        &model,
+        &output,
+        &plan,
+        &sample,
+        parts.as_ref().map(|p| (&p.report.0, &p.report.1[..])),
+        metric,
+        progress,
+    )?;
+    seconds.validate = Some(clock.elapsed().as_secs_f64());
+    seconds.total = begin.elapsed().as_secs_f64();
+    let Written { mut report } = written;
+    report.seconds = seconds;
+    report.ratio.asked = Some(ratio);
+    report.ratio.target = options.target.name().to_owned();
+    report.ratio.reached = Some(reached(&report, options.target));
+    report.search = Some(found.mode.report(options, &effort, network.layers.len(), found.samples));
+    result::fill_layers(&mut report, &model, &layers, &network, &compressed);
+    result::check_targets(&mut report, options);
+    if parts.is_none() {
+        report.warnings.push(
+            "no data: ranks and factors come from the weights alone; give --data for a far better \
+             result"
+                .to_owned(),
+        );
+    }
+    Ok(report)
+}
+
+fn reached(report: &Report, target: Target) -> f64 {
+    let (before, after) = match target {
+        Target::Bytes => (report.model.bytes, report.output.bytes),
+        Target::Params => (report.model.params, report.output.params),
+        Target::Macs => (report.model.macs.unwrap_or(0), report.output.macs.unwrap_or(0)),
+    };
+    before as f64 / after.max(1) as f64
+}
+
+fn statistics(options: &Options) -> Statistics {
+    use crate::options::Statistics as Asked;
+    match options.statistics {
+        Asked::None => Statistics::None,
+        Asked::Whitened => Statistics::Whitened,
+        Asked::Centred => Statistics::Centred,
+        Asked::Sequential => Statistics::Sequential,
+    }
+}
+
+/// Opens the data and cuts it into disjoint parts.
+fn divide(
+    source: &DataSource,
+    test: Option<&DataSource>,
+    specs: &[graph::InputSpec],
+    options: &Options,
+) -> Result<Parts> {
+    let data = source.open(specs)?;
+    let n = data.len();
+    let too_few = |reason: String| Error::Data { path: source.path.clone(), reason };
+    if n < 3 {
+        return Err(too_few(format!("{n} samples are too few to calibrate, search and report on")));
+    }
+    let labels = data.all_labels().filter(|_| data.labels_per_sample() == 1);
+    let report = match test {
+        Some(_) => 0,
+        None => ((n as f64 * REPORT_SHARE) as usize).clamp(1, REPORT_SAMPLES),
+    };
+    let rest = n - report;
+    let search = options.search_samples.min(rest.div_ceil(3)).max(1);
+    let calibration = options.calibration_samples.min(rest - search).max(1);
+    let mut parts = split(n, &[report, calibration, search], labels.as_deref(), options.seed);
+    let mut next = || if parts.is_empty() { Vec::new() } else { parts.remove(0) };
+    let (report, calibration, search) = (next(), next(), next());
+    let report = match test {
+        Some(test) => {
+            let data = test.open(specs)?;
+            let all = (0..data.len()).collect();
+            let name = data.name();
+            (data, all, name)
+        }
+        None => {
+            let name = format!("{} samples set aside from {}", report.len(), data.name());
+            (data.clone(), report, name)
+        }
+    };
+    if calibration.is_empty() || search.is_empty() || report.1.is_empty() {
+        return Err(too_few("too few samples to calibrate, search and report on".to_owned()));
+    }
+    Ok(Parts { data, calibration, search, report })
+}
+
+/// How ranks were chosen.
+#[derive(Clone, Copy)]
+struct Mode(SearchMode);
+
+impl Mode {
+    fn report(
+        self,
+        options: &Options,
+        effort: &Effort,
+        layers: usize,
+        samples: usize,
+    ) -> crate::report::Search {
+        let per_pass = (layers * samples).max(1) as f64;
+        crate::report::Search {
+            mode: self.0.name().to_owned(),
+            beam: options.beam,
+            evaluations: effort.evaluations,
+            full_pass_equivalents: effort.layer_passes as f64 / per_pass,
+            layer_passes: effort.layer_passes,
+            predicted_vs_measured_rank_correlation: search::rank_correlation(&effort.predicted),
+        }
+    }
+}
+
+struct Found {
+    choices: Vec<Option<crate::factorize::Choice>>,
+    effort: Effort,
+    mode: Mode,
+    samples: usize,
+}
+
+/// Chooses scheme and ranks of every layer within the budget.
+#[allow(clippy::too_many_arguments)]
+fn choose(
+    model: &Model,
+    layers: &[Layer],
+    sample: &[Tensor],
+    parts: Option<&Parts>,
+    ratio: f64,
+    options: &Options,
+    knobs: &NetworkOptions,
+    seconds: &mut Seconds,
+    progress: &dyn Progress,
+) -> Result<Found> {
+    let clock = Instant::now();
+    progress.phase("calibrate", None);
+    let mut network = Network::new(model, layers, sample.to_vec(), *knobs)?;
+    if let Some(parts) = parts {
+        let count = parts.calibration.len().min(SEARCH_CALIBRATION);
+        let indices = parts.calibration[..count].to_vec();
+        network.calibrate(Samples::new(&parts.data, indices, &network.evaluator)?)?;
+    }
+    seconds.calibrate = Some(clock.elapsed().as_secs_f64());
+    let clock = Instant::now();
+    let resource = match options.target {
+        Target::Bytes => Resource::Bytes,
+        Target::Params => Resource::Params,
+        Target::Macs => Resource::Macs,
+    };
+    let forms = network.layer_options(&options.schemes, options.rank_multiple, resource)?;
+    let budget = budget(model, layers, sample, &forms, resource, ratio)?;
+    let Some(parts) = parts else {
+        let losses = Prediction::new(vec![1.0; forms.len()]).losses(&forms);
+        let found = search::start(&forms, &losses, budget).unwrap_or_default();
+        seconds.search = Some(clock.elapsed().as_secs_f64());
+        let choices = Network::choices(&forms, &found);
+        return Ok(Found {
+            choices,
+            effort: Effort::default(),
+            mode: Mode(SearchMode::Start),
+            samples: 0,
+        });
+    };
+    let samples = Samples::new(&parts.data, parts.search.clone(), &network.evaluator)?;
+    let mut effort = Effort::default();
+    progress.phase("sensitivity", Some(forms.len() as u64));
+    let imitation = network.scorer(&samples, None, false)?;
+    let sensitivity = search::sensitivities(
+        &network,
+        &forms,
+        budget,
+        &samples,
+        &imitation,
+        SNAPSHOT_BYTES,
+        &mut effort,
+        progress,
+    )?;
+    let prediction = Prediction::new(sensitivity);
+    let first = search::start(&forms, &prediction.losses(&forms), budget).unwrap_or_default();
+    let limits = Limits {
+        beam: options.beam,
+        evaluations: options.max_evals,
+        deadline: options.time_limit.map(|limit| clock + limit),
+        snapshot_bytes: SNAPSHOT_BYTES,
+    };
+    let scorer: Scorer = network.scorer(&samples, search_metric(options.metric), true)?;
+    progress.phase("search", Some(options.max_evals as u64));
+    let allocation = match options.search {
+        SearchMode::Start => first,
+        SearchMode::Beam => {
+            let (best, _, spent) = search::beam(
+                &network, &forms, budget, first, prediction, &samples, &scorer, limits, progress,
+            )?;
+            effort.add(spent);
+            best
+        }
+        SearchMode::Paper => {
+            let (best, _, spent) =
+                search::paper(&network, &forms, budget, &samples, &scorer, limits, progress)?;
+            effort.add(spent);
+            best
+        }
+    };
+    seconds.search = Some(clock.elapsed().as_secs_f64());
+    let choices = Network::choices(&forms, &allocation);
+    Ok(Found { choices, effort, mode: Mode(options.search), samples: samples.len() })
+}
+
+/// A metric that needs labels is only asked of a search that has them.
+fn search_metric(metric: Option<MetricKind>) -> Option<MetricKind> {
+    metric
+}
+
+/// What the compressible layers may cost together.
+fn budget(
+    model: &Model,
+    layers: &[Layer],
+    sample: &[Tensor],
+    forms: &[LayerOptions],
+    resource: Resource,
+    ratio: f64,
+) -> Result<Budget> {
+    let dense: u64 = forms.iter().map(|f| resource.of(&f.options[0].cost)).sum();
+    let total = match resource {
+        Resource::Bytes => model.encoded_len(),
+        Resource::Params => result::params(model),
+        Resource::Macs => result::macs(model, layers, sample.to_vec())?.unwrap_or(dense),
+    };
+    let rest = total.saturating_sub(dense);
+    let allowed = (total as f64 / ratio).floor() as u64;
+    let budget = Budget { resource, limit: allowed.saturating_sub(rest) };
+    let least = budget.least(forms);
+    if least > budget.limit {
+        let largest = total as f64 / (rest + least).max(1) as f64;
+        return Err(Error::RatioOutOfReach { asked: ratio, largest });
+    }
+    Ok(budget)
+}
+
+/// The metric of the original and of the factorized network on the report's samples.
+fn measure(
+    network: &Network<'_>,
+    compressed: &Compressed,
+    parts: &Parts,
+    metric: Option<MetricKind>,
+) -> Result<Metric> {
+    let (data, indices, source) = &parts.report;
+    let samples = Samples::new(data, indices.clone(), &network.evaluator)?;
+    let scorer = network.scorer(&samples, metric, true)?;
+    let kind = scorer.metric();
+    let score = search::score(&compressed.evaluator, &samples, &scorer)?;
+    Ok(Metric {
+        name: kind.name().to_owned(),
+        unit: kind.unit().trim().to_owned(),
+        higher_is_better: kind.higher_is_better(),
+        source: source.clone(),
+        samples: samples.len(),
+        original: scorer.reference_score()?.metric(),
+        factorized: Some(score.metric()),
+        tuned: None,
+        written: None,
+    })
+}
+
+/// Replays a saved plan.
+///
+/// # Errors
+/// When the plan is not for this model, or anything can't be read or written.
+pub fn apply(input: &Path, plan: &Path, output: &Path, force: bool) -> Result<Report> {
+    let begin = Instant::now();
+    check_output(input, output, force)?;
+    let model = Model::read(input)?;
+    let text = std::fs::read_to_string(plan)
+        .map_err(|source| Error::Read { path: plan.to_owned(), source })?;
+    let plan = Plan::parse(&text)?;
+    let result = plan.apply(&model)?;
+    let mut report = result::write_plain(input, output, &model, &result)?;
+    report.seconds.total = begin.elapsed().as_secs_f64();
+    report.ratio.target = Target::Bytes.name().to_owned();
+    report.ratio.reached = Some(reached(&report, Target::Bytes));
+    Ok(report)
+}

@@ -1,0 +1,313 @@
+//! The result: written, proven in tract, measured.
+
+use std::path::{Path, PathBuf};
+
+use super::Request;
+use crate::dataset::Dataset;
+use crate::error::{Error, Result};
+use crate::factorize::Choice;
+use crate::graph;
+use crate::layer::{self, Extent, Filter, Layer, find};
+use crate::onnx::Model;
+use crate::options::{Options, Target};
+use crate::progress::Progress;
+use crate::report::{
+    self, Action, Latency, Metric, ModelSize, OutputSize, Ratio, Report, SCHEMA_VERSION, Seconds,
+    Validation,
+};
+use crate::score::Scorer;
+use crate::search::{Compressed, Network, Plan};
+use crate::tensor::{DataType, Tensor};
+use crate::validate::{Agreement, RUNTIME, Session, latency};
+
+/// Timed runs of each file.
+const LATENCY_RUNS: usize = 50;
+
+/// Samples on which the written file's outputs are compared one by one with the evaluator's.
+const COMPARED: usize = 64;
+
+/// Relative difference between tract and the evaluator above which the report warns.
+const TOLERANCE: f64 = 1e-4;
+
+/// Weights of a model: elements of its float constants.
+pub(super) fn params(model: &Model) -> u64 {
+    let float = [DataType::F32, DataType::F64, DataType::F16, DataType::BF16];
+    graph::constants(model)
+        .values()
+        .filter_map(|constant| constant.proto(model.graph()))
+        .filter(|t| {
+            crate::onnx::data_type_from_code(t.data_type()).is_some_and(|d| float.contains(&d))
+        })
+        .map(|t| t.dims.iter().map(|&d| u64::try_from(d).unwrap_or(0)).product::<u64>())
+        .sum()
+}
+
+/// Multiply-accumulates of the model's Conv, ConvTranspose, Gemm and MatMul nodes for `inputs`,
+/// products of two computed values included.
+///
+/// # Errors
+/// When the model can't be run.
+pub(super) fn macs(model: &Model, layers: &[Layer], inputs: Vec<Tensor>) -> Result<Option<u64>> {
+    let values = layer::shapes(model, inputs)?;
+    Ok(layers
+        .iter()
+        .filter(|l| matches!(l.op_type.as_str(), "Conv" | "ConvTranspose" | "Gemm" | "MatMul"))
+        .map(|l| l.macs(model, &values))
+        .sum())
+}
+
+/// A written file and the report on it.
+pub(super) struct Written {
+    /// The report, its search and layers still empty.
+    pub report: Report,
+}
+
+/// Puts the result beside the output, proves it in tract, and only then puts it in place.
+#[allow(clippy::too_many_arguments)]
+pub(super) fn write(
+    request: &Request,
+    model: &Model,
+    result: &Model,
+    plan: &Plan,
+    sample: &[Tensor],
+    data: Option<(&Dataset, &[usize])>,
+    mut metric: Option<Metric>,
+    progress: &dyn Progress,
+) -> Result<Written> {
+    if progress.interrupted() {
+        return Err(Error::Interrupted);
+    }
+    // A file in a folder of its own: external data keep their place beside it.
+    let folder = request.output.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new("."));
+    let fault = |source| Error::Write { path: request.output.clone(), source };
+    let staging =
+        tempfile::Builder::new().prefix(".onnx-bsr-").tempdir_in(folder).map_err(fault)?;
+    let staged = staging.path().join(request.output.file_name().unwrap_or_default());
+    result.write(&staged)?;
+
+    let one: Vec<Tensor> = sample.to_vec();
+    let original = Session::open_for(&request.input, &one)?;
+    let session = Session::open_for(&staged, &one)?;
+    let evaluator = crate::eval::Evaluator::new(result)?;
+    let (agreement, samples) = match data {
+        Some((data, indices)) => {
+            let compared = &indices[..indices.len().min(COMPARED)];
+            progress.phase("validate", Some(indices.len() as u64));
+            let batch = |rows: &[usize]| {
+                let rows: Vec<usize> = rows.iter().map(|&r| indices[r]).collect();
+                data.batch(&rows)
+            };
+            let outputs = session.run_samples(batch, indices.len(), progress)?;
+            let inputs = data.batch(compared)?;
+            let ours = evaluator.run_all(&inputs)?;
+            let first: Vec<Tensor> =
+                outputs.iter().map(|o| o.slice_batch(0, compared.len())).collect();
+            if let Some(metric) = &mut metric {
+                metric.written = Some(written_metric(request, data, indices, &outputs, model)?);
+            }
+            (Agreement::between(&ours, &first)?, compared.len())
+        }
+        None => {
+            let ours = evaluator.run(one.clone())?;
+            (Agreement::between(&ours, &session.run(&one)?)?, 1)
+        }
+    };
+    progress.phase("latency", Some(LATENCY_RUNS as u64));
+    let (before, after) = latency(&original, &session, &one, LATENCY_RUNS, progress)?;
+    let mut report = plain(&request.input, &request.output, model, result)?;
+    report.model.macs = macs(model, &find(model, &Filter::default())?, one.clone())?;
+    report.output.macs = macs(result, &find(result, &Filter::default())?, one)?;
+    drop((original, session));
+
+    if progress.interrupted() {
+        return Err(Error::Interrupted);
+    }
+    report.output.bytes = result.write(&request.output)?;
+    if let Some(path) = &request.save_plan {
+        write_text(path, &plan.to_json())?;
+    }
+    report.model.gzip_bytes = report::gzip_bytes(&files(&request.input, model)).ok();
+    let written: Vec<PathBuf> =
+        std::iter::once(request.output.clone()).chain(result.data_file(&request.output)).collect();
+    let written: Vec<&Path> = written.iter().map(PathBuf::as_path).collect();
+    report.output.gzip_bytes = Some(report::gzip_bytes(&written)?);
+    report.metric = metric;
+    report.latency_ms = Some(Latency {
+        original: before.median_ms,
+        output: after.median_ms,
+        original_min: before.min_ms,
+        output_min: after.min_ms,
+        runs: before.runs,
+    });
+    let relative = agreement.max_relative_difference();
+    if relative > TOLERANCE {
+        report.warnings.push(format!(
+            "{RUNTIME} and the evaluator differ by {relative:.1e} relative to the largest output"
+        ));
+    }
+    report.validation = Some(Validation {
+        runtime: RUNTIME.to_owned(),
+        samples,
+        max_abs_difference: agreement.max_abs_difference(),
+        max_relative_difference: relative,
+    });
+    report.peak_rss_bytes = report::peak_rss_bytes();
+    Ok(Written { report })
+}
+
+/// The written file's metric, from its outputs in tract.
+fn written_metric(
+    request: &Request,
+    data: &Dataset,
+    indices: &[usize],
+    outputs: &[Tensor],
+    model: &Model,
+) -> Result<f64> {
+    let original = crate::eval::Evaluator::new(model)?;
+    let samples = crate::search::Samples::new(data, indices.to_vec(), &original)?;
+    let reference = crate::search::outputs(&original, &samples)?;
+    let scorer = Scorer::new(reference, samples.labels()?, request.options.metric, None)?;
+    Ok(scorer.score(outputs, 0..indices.len())?.metric())
+}
+
+/// Writes a result that no data prove; used where a plan is replayed.
+pub(super) fn write_plain(
+    input: &Path,
+    output: &Path,
+    model: &Model,
+    result: &Model,
+) -> Result<Report> {
+    let mut report = plain(input, output, model, result)?;
+    report.output.bytes = result.write(output)?;
+    report.model.gzip_bytes = report::gzip_bytes(&files(input, model)).ok();
+    report.output.gzip_bytes = report::gzip_bytes(&[output]).ok();
+    report.peak_rss_bytes = report::peak_rss_bytes();
+    Ok(report)
+}
+
+fn files<'a>(path: &'a Path, _model: &Model) -> Vec<&'a Path> {
+    vec![path]
+}
+
+fn plain(input: &Path, output: &Path, model: &Model, result: &Model) -> Result<Report> {
+    Ok(Report {
+        schema_version: SCHEMA_VERSION,
+        model: ModelSize {
+            name: input.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            opset: model.opset(""),
+            params: params(model),
+            macs: None,
+            bytes: model.encoded_len(),
+            gzip_bytes: None,
+        },
+        output: OutputSize {
+            path: output.display().to_string(),
+            params: params(result),
+            macs: None,
+            bytes: result.encoded_len(),
+            gzip_bytes: None,
+        },
+        ratio: Ratio { asked: None, reached: None, target: Target::Bytes.name().to_owned() },
+        metric: None,
+        latency_ms: None,
+        seconds: Seconds::default(),
+        peak_rss_bytes: None,
+        search: None,
+        layers: Vec::new(),
+        validation: None,
+        missed: Vec::new(),
+        warnings: Vec::new(),
+    })
+}
+
+/// Writes text beside its target, then renames it into place.
+fn write_text(path: &Path, text: &str) -> Result<()> {
+    use std::io::Write;
+    let fault = |source| Error::Write { path: path.to_owned(), source };
+    let folder = path.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(fault)?;
+    file.write_all(text.as_bytes()).map_err(fault)?;
+    file.as_file().sync_all().map_err(fault)?;
+    file.persist(path).map_err(|e| fault(e.error))?;
+    Ok(())
+}
+
+/// One entry per weight of the model, in node order.
+pub(super) fn fill_layers(
+    report: &mut Report,
+    model: &Model,
+    layers: &[Layer],
+    network: &Network<'_>,
+    compressed: &Compressed,
+) {
+    for layer in layers {
+        let place = network.layers.iter().position(|l| l.node == layer.node);
+        let place = place.filter(|_| layer.map.is_some());
+        let choice = place.and_then(|l| compressed.choices[l]);
+        let refit = place.is_some_and(|l| compressed.factors[l].is_some());
+        let extent = place.map(|l| network.extents[l]).unwrap_or_default();
+        report.layers.push(entry(model, layer, choice, refit, extent));
+    }
+}
+
+fn entry(
+    _model: &Model,
+    layer: &Layer,
+    choice: Option<Choice>,
+    refit: bool,
+    at: Extent,
+) -> report::Layer {
+    let before = layer.weight_params + layer.bias_params;
+    let dense = layer.map.as_ref().map(|m| (m.rows * m.columns * m.groups) as u64 * at.output);
+    let (params, macs) = match (&layer.map, choice) {
+        (Some(map), Some(choice)) => {
+            let bias = if map.takes_bias() { (map.rows * map.groups) as u64 } else { 0 };
+            let bias = bias.max(layer.bias_params);
+            (choice.params(map) as u64 + bias, Some(choice.macs(map, at)))
+        }
+        _ => (before, dense),
+    };
+    report::Layer {
+        name: layer.name.clone(),
+        op_type: layer.op_type.clone(),
+        shape: layer.shape.clone(),
+        action: match (&layer.map, choice) {
+            (None, _) => Action::Skip,
+            (_, Some(_)) => Action::Factorize,
+            (_, None) => Action::Keep,
+        },
+        scheme: choice.map(|c| c.scheme.name().to_owned()),
+        rank: choice.map(|c| c.rank),
+        rank_in: choice.and_then(|c| c.rank_in),
+        full_rank: layer.map.as_ref().map(|m| m.full_rank()),
+        bits: None,
+        params_before: before,
+        params_after: params,
+        macs_before: dense,
+        macs_after: macs,
+        reason: layer.skip.clone().or_else(|| {
+            (choice.is_none() && refit)
+                .then(|| "dense; refitted to what the layers before it yield".to_owned())
+        }),
+    }
+}
+
+/// Says which targets were missed.
+pub(super) fn check_targets(report: &mut Report, options: &Options) {
+    if let (Some(asked), Some(reached)) = (report.ratio.asked, report.ratio.reached)
+        && reached < asked * 0.999
+    {
+        report.missed.push(format!("ratio {reached:.3} where {asked:.3} was asked for"));
+    }
+    if let (Some(most), Some(metric)) = (options.max_drop, &report.metric)
+        && let Some(written) = metric.written
+    {
+        let sign = if metric.higher_is_better { 1.0 } else { -1.0 };
+        let drop = sign * (metric.original - written);
+        if drop > most {
+            report
+                .missed
+                .push(format!("{drop:.2} points of {} lost, more than {most}", metric.name));
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! A decision as data: what every layer becomes, with the factors, so that it can be replayed
+//! without the samples it was made from.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::factorize::{Choice, Factors, replace};
+use crate::graph::{self, NameAllocator};
+use crate::layer::{Filter, Layer, find};
+use crate::linalg::Matrix;
+use crate::onnx::{Model, TensorProto};
+
+/// Version of the plan's format.
+const VERSION: u32 = 1;
+
+/// What a compression does to a model.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Plan {
+    /// Version of the format.
+    pub version: u32,
+    /// The layers that change, in the order of their nodes.
+    pub layers: Vec<PlanLayer>,
+}
+
+/// What one layer becomes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PlanLayer {
+    /// The node.
+    pub node: String,
+    /// Name of its weight.
+    pub weight: String,
+    /// Shape of its weight, which the model must have.
+    pub shape: Vec<usize>,
+    /// Checksum of the weight's elements (FNV-1a over their bits), which the model must have.
+    pub checksum: u64,
+    /// Scheme and ranks; none for a dense layer whose weight is refitted.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub choice: Option<Choice>,
+    /// For each group the factors, the one applied last first.
+    pub groups: Vec<Vec<PlanMatrix>>,
+    /// The bias, as base64 of little-endian `f32`.
+    pub bias: String,
+}
+
+/// A matrix of `f32`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PlanMatrix {
+    /// Rows and columns.
+    pub shape: [usize; 2],
+    /// Elements, row-major, as base64 of little-endian `f32`.
+    pub data: String,
+}
+
+impl Plan {
+    /// The plan for factors of layers.
+    ///
+    /// # Errors
+    /// When a layer's weight can't be read.
+    pub fn new(model: &Model, layers: &[Layer], factors: &[Option<Factors>]) -> Result<Self> {
+        let mut planned: Vec<(usize, PlanLayer)> = Vec::new();
+        for (layer, factors) in layers.iter().zip(factors) {
+            let Some(factors) = factors else { continue };
+            let matrix =
+                |m: &Matrix| PlanMatrix { shape: [m.nrows(), m.ncols()], data: encode(m.iter()) };
+            let groups = factors.groups.iter().map(|g| g.iter().map(matrix).collect()).collect();
+            planned.push((
+                layer.node,
+                PlanLayer {
+                    node: layer.name.clone(),
+                    weight: layer.weight.clone(),
+                    shape: layer.shape.clone(),
+                    checksum: checksum(model, &layer.weight)?,
+                    choice: factors.choice,
+                    groups,
+                    bias: encode(factors.bias.iter()),
+                },
+            ));
+        }
+        planned.sort_by_key(|(node, _)| *node);
+        Ok(Self { version: VERSION, layers: planned.into_iter().map(|(_, layer)| layer).collect() })
+    }
+
+    /// Reads a plan.
+    ///
+    /// # Errors
+    /// When the text is no plan of a version known here.
+    pub fn parse(text: &str) -> Result<Self> {
+        let plan: Self =
+            serde_json::from_str(text).map_err(|e| Error::Plan { reason: e.to_string() })?;
+        if plan.version != VERSION {
+            return Err(Error::Plan {
+                reason: format!("version {} is not known, only {VERSION}", plan.version),
+            });
+        }
+        Ok(plan)
+    }
+
+    /// The plan as JSON.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        serde_json::to_string_pretty(self).unwrap_or_default()
+    }
+
+    /// The model with the plan carried out: the layers' nodes replaced, constants that nothing uses
+    /// any more removed, stale types of values dropped.
+    ///
+    /// # Errors
+    /// When the plan was made for another model.
+    pub fn apply(&self, model: &Model) -> Result<Model> {
+        let layers = find(model, &Filter::default())?;
+        let mut result = model.clone();
+        let mut names = NameAllocator::new(model.graph());
+        let mut replacements = Vec::new();
+        for planned in &self.layers {
+            let misfit = |reason: &str| Error::Plan {
+                reason: format!("layer `{}` (`{}`): {reason}", planned.node, planned.weight),
+            };
+            let layer = layers
+                .iter()
+                .find(|l| l.name == planned.node && l.weight == planned.weight)
+                .ok_or_else(|| misfit("the model has no such layer"))?;
+            let map = layer.map.as_ref().ok_or_else(|| misfit("it can't be factorized"))?;
+            if layer.shape != planned.shape || checksum(model, &layer.weight)? != planned.checksum {
+                return Err(misfit("its weight is another one: the plan is for another model"));
+            }
+            let factors = planned.factors()?;
+            let fits = |f: &Factors| -> bool {
+                let expected = match f.choice {
+                    Some(choice) => {
+                        let most = Choice::most(choice.scheme, map);
+                        if !choice.scheme.applies(map)
+                            || !(1..=most).contains(&choice.rank)
+                            || !choice.rank_in.is_none_or(|r| (1..=map.columns).contains(&r))
+                        {
+                            return false;
+                        }
+                        Factors::zeros(choice, map).groups
+                    }
+                    None => vec![vec![Matrix::zeros((map.rows, map.columns))]; map.groups],
+                };
+                let shapes = |groups: &[Vec<Matrix>]| -> Vec<Vec<(usize, usize)>> {
+                    groups.iter().map(|g| g.iter().map(Matrix::dim).collect()).collect()
+                };
+                shapes(&expected) == shapes(&f.groups) && f.bias.len() == map.groups * map.rows
+            };
+            if !fits(&factors) {
+                return Err(misfit("its factors have shapes that don't fit"));
+            }
+            let node = &model.graph().node[layer.node];
+            replacements.push((layer.node, replace(layer, node, &factors, &mut names)?));
+        }
+        let graph = result.graph_mut();
+        // From the last node on, so that the indices of earlier ones stay.
+        replacements.sort_by_key(|(node, _)| std::cmp::Reverse(*node));
+        for (node, replacement) in replacements {
+            for (name, tensor) in &replacement.constants {
+                graph::add_initializer(graph, TensorProto::from_tensor(name, tensor));
+            }
+            graph::replace_node(graph, node, replacement.nodes)?;
+        }
+        graph::remove_unused_constants(graph);
+        Ok(result)
+    }
+}
+
+impl PlanLayer {
+    fn factors(&self) -> Result<Factors> {
+        let bad =
+            |reason: String| Error::Plan { reason: format!("layer `{}`: {reason}", self.node) };
+        let matrix = |m: &PlanMatrix| -> Result<Matrix> {
+            let elements = decode(&m.data).map_err(bad)?;
+            Matrix::from_shape_vec((m.shape[0], m.shape[1]), elements)
+                .map_err(|_| bad("a matrix has another number of elements than its shape".into()))
+        };
+        let groups = self
+            .groups
+            .iter()
+            .map(|group| group.iter().map(matrix).collect())
+            .collect::<Result<_>>()?;
+        let bias = decode(&self.bias).map_err(bad)?;
+        Ok(Factors { choice: self.choice, groups, bias })
+    }
+}
+
+fn encode<'a>(elements: impl Iterator<Item = &'a f64>) -> String {
+    let bytes: Vec<u8> = elements.flat_map(|&v| (v as f32).to_le_bytes()).collect();
+    STANDARD.encode(bytes)
+}
+
+fn decode(text: &str) -> std::result::Result<Vec<f64>, String> {
+    let bytes = STANDARD.decode(text).map_err(|e| e.to_string())?;
+    if bytes.len() % 4 != 0 {
+        return Err("not a whole number of elements".to_owned());
+    }
+    let element = |b: &[u8]| f64::from(f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+    let elements: Vec<f64> = bytes.chunks_exact(4).map(element).collect();
+    if elements.iter().any(|v| !v.is_finite()) {
+        return Err("an element is NaN or infinite".to_owned());
+    }
+    Ok(elements)
+}
+
+fn checksum(model: &Model, weight: &str) -> Result<u64> {
+    let tensor = graph::constant_tensor(model, weight)?
+        .ok_or_else(|| Error::Plan { reason: format!("`{weight}` is not a constant") })?;
+    Ok(tensor.to_f64_vec().iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, v| {
+        (hash ^ v.to_bits()).wrapping_mul(0x0100_0000_01b3)
+    }))
+}

@@ -1,0 +1,61 @@
+//! How much the loss rises per unit of a layer's error, measured one layer at a time.
+
+use super::network::{Network, Samples};
+use super::sequential::Snapshots;
+use super::{Budget, Effort, LayerOptions};
+use crate::error::{Error, Result};
+use crate::progress::Progress;
+use crate::score::Scorer;
+
+/// A layer that does not matter at all still costs this share of the mean sensitivity, so that its
+/// error is not ignored.
+const FLOOR: f64 = 0.05;
+
+/// The sensitivity of every layer: the loss that `scorer` gives the network with that layer alone
+/// at about the budget's ratio, per unit of the layer's relative error. `scorer` is to compare with
+/// the original's outputs, so that its loss is zero for the original.
+///
+/// # Errors
+/// When a network can't be run, or the run is interrupted.
+pub fn sensitivities(
+    network: &Network<'_>,
+    options: &[LayerOptions],
+    budget: Budget,
+    samples: &Samples,
+    scorer: &Scorer,
+    snapshot_bytes: usize,
+    effort: &mut Effort,
+    progress: &dyn Progress,
+) -> Result<Vec<f64>> {
+    let full = budget.cost(options, &vec![0; options.len()]).max(1);
+    let share = budget.limit as f64 / full as f64;
+    let mut snapshots = Snapshots::new(snapshot_bytes);
+    let mut measured = Vec::with_capacity(options.len());
+    for (l, layer) in options.iter().enumerate() {
+        if progress.interrupted() {
+            return Err(Error::Interrupted);
+        }
+        let dense = budget.resource.of(&layer.options[0].cost) as f64;
+        let distance = |o: &&super::LayerOption| {
+            (budget.resource.of(&o.cost) as f64 / dense.max(1.0) - share).abs()
+        };
+        let probe = layer.options[1..]
+            .iter()
+            .filter(|o| o.error > 1e-9)
+            .min_by(|a, b| distance(a).total_cmp(&distance(b)));
+        let Some((probe, choice)) = probe.and_then(|o| Some((o, o.choice?))) else {
+            measured.push(None);
+            continue;
+        };
+        let alone = network.alone(l, choice)?;
+        let score = network.score(&alone, samples, scorer, l, &mut snapshots, effort)?;
+        measured.push(Some(score.mean_loss().max(0.0) / probe.error));
+        log::debug!(target: "search", "{} alone: {:?}, error {:.4}, loss {:.5}",
+            network.layers[l].name, choice, probe.error, score.mean_loss());
+        progress.step(l as u64 + 1, &network.layers[l].name);
+    }
+    let known: Vec<f64> = measured.iter().flatten().copied().collect();
+    let mean = known.iter().sum::<f64>() / known.len().max(1) as f64;
+    let floor = (mean * FLOOR).max(1e-9);
+    Ok(measured.into_iter().map(|s| s.map_or(floor, |s| s.max(floor))).collect())
+}
