@@ -11,7 +11,7 @@ pub use crate::graph::InputSpec;
 
 /// Elements of all inputs that one run holds at most, unless one sample has more: small enough for
 /// a thread's cache to hold what lies between two operators.
-const ELEMENTS: usize = 16 * 1024;
+const ELEMENTS: usize = 12 * 1024;
 
 /// The samples of one run, at most.
 const SAMPLES: usize = 32;

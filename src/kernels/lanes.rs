@@ -9,11 +9,26 @@
 pub trait Lanes: Copy {
     /// How many elements it holds.
     const COUNT: usize;
+    /// Output channels that a convolution computes together, at most: what the register file has
+    /// room for, with several vectors for each.
+    const ROWS: usize;
 
     /// The same value in every lane.
     unsafe fn splat(value: f32) -> Self;
     /// `COUNT` elements from `from` on.
     unsafe fn load(from: *const f32) -> Self;
+    /// Lanes `first..end` from `from + lane * stride`, the others zero; memory of the others is not
+    /// touched. `end` is `COUNT` at most.
+    #[inline(always)]
+    unsafe fn load_part(from: *const f32, stride: usize, first: usize, end: usize) -> Self {
+        let mut lanes = [0.0f32; 16];
+        for lane in first..end.min(16) {
+            // SAFETY: the caller vouches for these elements; lane 0 may lie outside the buffer.
+            lanes[lane] = unsafe { from.wrapping_add(lane * stride).read() };
+        }
+        // SAFETY: no vector is longer than the array.
+        unsafe { Self::load(lanes.as_ptr()) }
+    }
     /// All lanes to `to` and on.
     unsafe fn store(self, to: *mut f32);
     /// `a * b + self`.
@@ -30,6 +45,7 @@ pub struct Portable([f32; 8]);
 
 impl Lanes for Portable {
     const COUNT: usize = 8;
+    const ROWS: usize = 4;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
@@ -80,11 +96,13 @@ mod x86 {
     use std::arch::x86_64::*;
 
     macro_rules! x86_lanes {
-        ($type:ty, $count:literal, $splat:ident, $load:ident, $store:ident, $fma:ident, $add:ident,
+        ($type:ty, $count:literal, $rows:literal, [$($part:item)?], $splat:ident, $load:ident, $store:ident, $fma:ident, $add:ident,
          $max:ident, $min:ident) => {
             impl Lanes for $type {
                 const COUNT: usize = $count;
+                const ROWS: usize = $rows;
 
+                $(#[inline(always)] $part)?
                 #[inline(always)]
                 unsafe fn splat(value: f32) -> Self {
                     unsafe { $splat(value) }
@@ -114,9 +132,43 @@ mod x86 {
         };
     }
 
+    /// Bits `first..end`.
+    #[inline(always)]
+    fn bits(first: usize, end: usize) -> u64 {
+        ((1u64 << end) - 1) & !((1u64 << first) - 1)
+    }
+
+    #[inline(always)]
+    unsafe fn load_part_512(from: *const f32, stride: usize, first: usize, end: usize) -> __m512 {
+        unsafe {
+            match stride {
+                1 => _mm512_maskz_loadu_ps(bits(first, end) as u16, from),
+                2 if first < end => {
+                    // The even ones of two vectors; nothing after the last one is read.
+                    let mask = bits(2 * first, 2 * end - 1);
+                    let low = _mm512_maskz_loadu_ps(mask as u16, from);
+                    let high = _mm512_maskz_loadu_ps((mask >> 16) as u16, from.wrapping_add(16));
+                    let even = _mm512_setr_epi32(
+                        0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30,
+                    );
+                    _mm512_permutex2var_ps(low, even, high)
+                }
+                _ => {
+                    let mut lanes = [0.0f32; 16];
+                    for lane in first..end.min(16) {
+                        lanes[lane] = from.wrapping_add(lane * stride).read();
+                    }
+                    _mm512_loadu_ps(lanes.as_ptr())
+                }
+            }
+        }
+    }
+
     x86_lanes!(
         __m256,
         8,
+        4,
+        [],
         _mm256_set1_ps,
         _mm256_loadu_ps,
         _mm256_storeu_ps,
@@ -128,6 +180,10 @@ mod x86 {
     x86_lanes!(
         __m512,
         16,
+        8,
+        [unsafe fn load_part(from: *const f32, stride: usize, first: usize, end: usize) -> Self {
+            unsafe { load_part_512(from, stride, first, end) }
+        }],
         _mm512_set1_ps,
         _mm512_loadu_ps,
         _mm512_storeu_ps,
