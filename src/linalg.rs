@@ -67,9 +67,9 @@ fn sorted(n: usize, value: impl Fn(usize) -> f64, vector: impl Fn(usize, usize) 
     let signs: Vec<f64> = order
         .iter()
         .map(|&j| {
-            let largest = (0..n).map(|i| vector(i, j)).fold(0.0, |a: f64, v| {
-                if v.abs() > a.abs() + 1e-9 { v } else { a }
-            });
+            let largest = (0..n)
+                .map(|i| vector(i, j))
+                .fold(0.0, |a: f64, v| if v.abs() > a.abs() + 1e-9 { v } else { a });
             if largest < 0.0 { -1.0 } else { 1.0 }
         })
         .collect();
@@ -121,7 +121,11 @@ impl Cholesky {
     pub fn whiten(&self, rhs: &Matrix) -> Matrix {
         let lower = self.factor.L();
         let mut out = faer::Mat::from_fn(self.order, rhs.nrows(), |i, j| rhs[[j, i]]);
-        faer::linalg::triangular_solve::solve_lower_triangular_in_place(lower, out.as_mut(), Par::Seq);
+        faer::linalg::triangular_solve::solve_lower_triangular_in_place(
+            lower,
+            out.as_mut(),
+            Par::Seq,
+        );
         Matrix::from_shape_fn((self.order, rhs.nrows()), |(i, j)| out[(i, j)])
     }
 }

@@ -8,27 +8,10 @@ use ndarray::{ArcArray, IxDyn};
 
 use crate::error::OpError;
 
+pub use crate::data_type::DataType;
+
 /// A reference-counted array of dynamic rank.
 pub type Array<T> = ArcArray<T, IxDyn>;
-
-/// Element types that a [`Tensor`] can hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[allow(missing_docs)]
-pub enum DataType {
-    F32,
-    F64,
-    F16,
-    BF16,
-    I8,
-    I16,
-    I32,
-    I64,
-    U8,
-    U16,
-    U32,
-    U64,
-    Bool,
-}
 
 /// An element type of [`Tensor`].
 pub trait Element: Clone + Copy + PartialEq + Send + Sync + std::fmt::Debug + 'static {

@@ -26,7 +26,7 @@ pub struct Batches {
 }
 
 impl Batches {
-    pub(super) fn new(inputs: Vec<InputSpec>, _graph: &GraphProto) -> Self {
+    pub(crate) fn new(inputs: Vec<InputSpec>, _graph: &GraphProto) -> Self {
         let fixed = inputs.iter().filter_map(|input| input.shape.first().copied().flatten()).max();
         Self { inputs, fixed }
     }
@@ -34,9 +34,7 @@ impl Batches {
     /// Samples per run, for samples like those in `batch` (one tensor per input).
     #[must_use]
     pub fn size(&self, sample_elements: usize) -> usize {
-        self.fixed
-            .unwrap_or_else(|| (ELEMENTS / sample_elements.max(1)).clamp(1, SAMPLES))
-            .max(1)
+        self.fixed.unwrap_or_else(|| (ELEMENTS / sample_elements.max(1)).clamp(1, SAMPLES)).max(1)
     }
 }
 
@@ -44,10 +42,8 @@ impl Evaluator {
     /// Samples per run, for samples of this many elements over all inputs.
     #[must_use]
     pub fn batch_size(&self, inputs: &[Tensor]) -> usize {
-        let elements = inputs
-            .iter()
-            .map(|t| t.len() / t.shape().first().copied().unwrap_or(1).max(1))
-            .sum();
+        let elements =
+            inputs.iter().map(|t| t.len() / t.shape().first().copied().unwrap_or(1).max(1)).sum();
         self.batches().size(elements)
     }
 
@@ -64,19 +60,28 @@ impl Evaluator {
             .map(|run| {
                 let range = run * size..((run + 1) * size).min(samples);
                 let batch = inputs.iter().map(|t| part(t, &range, self.batches().fixed)).collect();
-                let mut outputs = self.run(batch)?;
-                for (output, id) in outputs.iter_mut().zip(0..) {
-                    *output = per_sample(output, range.len(), self.batches().fixed, id)?;
-                }
-                Ok(outputs)
+                self.per_sample(self.run(batch)?, range.len())
             })
             .collect::<Result<_>>()?;
         join(&runs)
     }
 }
 
+impl Evaluator {
+    /// The outputs of a run of `samples` samples with axis 0 over those alone: what a fixed batch
+    /// was filled up with is cut off, and a batch axis is added where one sample has none.
+    ///
+    /// # Errors
+    /// When an output has no axis over the samples.
+    pub fn per_sample(&self, outputs: Vec<Tensor>, samples: usize) -> Result<Vec<Tensor>> {
+        let fixed = self.batches().fixed;
+        outputs.iter().enumerate().map(|(i, o)| per_sample(o, samples, fixed, i)).collect()
+    }
+}
+
 /// Samples `range` of a tensor; the last sample is repeated to make up a fixed batch.
-pub(super) fn part(tensor: &Tensor, range: &std::ops::Range<usize>, fixed: Option<usize>) -> Tensor {
+#[must_use]
+pub fn part(tensor: &Tensor, range: &std::ops::Range<usize>, fixed: Option<usize>) -> Tensor {
     match fixed {
         Some(fixed) if range.len() < fixed => {
             let rows: Vec<usize> =
@@ -88,13 +93,22 @@ pub(super) fn part(tensor: &Tensor, range: &std::ops::Range<usize>, fixed: Optio
 }
 
 /// An output of a run of `samples` samples with axis 0 over those alone.
-fn per_sample(output: &Tensor, samples: usize, fixed: Option<usize>, index: usize) -> Result<Tensor> {
+///
+/// # Errors
+/// When the output has no axis over the samples.
+pub fn per_sample(
+    output: &Tensor,
+    samples: usize,
+    fixed: Option<usize>,
+    index: usize,
+) -> Result<Tensor> {
     let run = fixed.unwrap_or(samples);
     match output.shape().first() {
         Some(&rows) if rows == run => Ok(output.slice_batch(0, samples)),
         // One sample whose output has no batch axis, or another meaning of axis 0.
         _ if run == 1 => {
-            let shape: Vec<usize> = std::iter::once(1).chain(output.shape().iter().copied()).collect();
+            let shape: Vec<usize> =
+                std::iter::once(1).chain(output.shape().iter().copied()).collect();
             output.clone().reshape(&shape).map_err(|source| fault(index, source))
         }
         // Several rows per sample, such as one per time step, in order of the samples.

@@ -64,8 +64,7 @@ impl Chain {
                 op_type: node.op_type().to_owned(),
                 source,
             };
-            let (operator, _) =
-                decode_node(node, opsets, IR_VERSION, &known, &[]).map_err(wrap)?;
+            let (operator, _) = decode_node(node, opsets, IR_VERSION, &known, &[]).map_err(wrap)?;
             let sources = node
                 .input
                 .iter()
@@ -111,9 +110,12 @@ impl Operator for Chain {
         }
         for (i, link) in self.links.iter().enumerate() {
             let later = |place: usize| {
-                self.links[i + 1..].iter().flat_map(|l| &l.inputs).flatten().any(
-                    |source| matches!(source, Source::Value(other) if *other == place),
-                ) || place == self.output
+                self.links[i + 1..]
+                    .iter()
+                    .flat_map(|l| &l.inputs)
+                    .flatten()
+                    .any(|source| matches!(source, Source::Value(other) if *other == place))
+                    || place == self.output
             };
             let mut sources: Vec<Option<Tensor>> = link
                 .inputs
@@ -146,4 +148,3 @@ impl std::fmt::Debug for Chain {
         f.debug_struct("Chain").field("nodes", &self.links.len()).finish_non_exhaustive()
     }
 }
-

@@ -68,7 +68,8 @@ impl Evaluator {
                 names_in.iter().map(|name| known.get(*name).cloned()).collect();
             let (operator, fallback) = decode(node, model, &constants, &captured)?;
 
-            let all_constant = names_in.iter().zip(&constants).all(|(n, c)| n.is_empty() || c.is_some());
+            let all_constant =
+                names_in.iter().zip(&constants).all(|(n, c)| n.is_empty() || c.is_some());
             if all_constant
                 && !RANDOM.contains(&node.op_type())
                 && let Some(outputs) = fold(&*operator, &constants, node)

@@ -19,7 +19,7 @@ use crate::onnx::{Model, NodeProto, OpsetImport};
 use crate::ops::{Epilogue, Foreign, Operator};
 use crate::tensor::Tensor;
 
-pub use batches::{Batches, InputSpec};
+pub use batches::{Batches, InputSpec, join, part, per_sample};
 pub use chain::Chain;
 
 /// Index of a value among an evaluator's values.
@@ -148,13 +148,18 @@ impl Evaluator {
         while state.next < until.min(self.steps.len()) {
             let index = state.next;
             let step = &self.steps[index];
-            let mut inputs: Vec<Option<Tensor>> =
-                step.inputs.iter().map(|id| id.and_then(|id| self.take(state, id, index))).collect();
+            let mut inputs: Vec<Option<Tensor>> = step
+                .inputs
+                .iter()
+                .map(|id| id.and_then(|id| self.take(state, id, index)))
+                .collect();
             let retry = step.fallback.is_some().then(|| inputs.clone());
             let outputs = match (step.operator.run(&mut inputs), &step.fallback, retry) {
-                (Err(OpError::Unsupported { .. } | OpError::DataType { .. }), Some(foreign), Some(mut inputs)) => {
-                    foreign.run(&mut inputs)
-                }
+                (
+                    Err(OpError::Unsupported { .. } | OpError::DataType { .. }),
+                    Some(foreign),
+                    Some(mut inputs),
+                ) => foreign.run(&mut inputs),
                 (result, ..) => result,
             }
             .map_err(|source| Error::Node {
@@ -272,6 +277,11 @@ impl Evaluator {
         self.steps[step].operator = Arc::new(chain);
         self.steps[step].fallback = None;
         Ok(())
+    }
+
+    /// Gives a step back the operator it has in `original`, of which this evaluator is a copy.
+    pub fn restore(&mut self, step: usize, original: &Self) {
+        self.steps[step] = original.steps[step].clone();
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashSet};
 use crate::onnx::{GraphProto, NodeProto};
 
 /// Hands out names that nothing in a graph or its bodies has yet.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct NameAllocator {
     taken: HashSet<String>,
 }

@@ -19,6 +19,17 @@ pub struct Cost {
     pub bytes: u64,
 }
 
+/// At how many positions a layer's factors are applied for one sample.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extent {
+    /// Positions of its input: where a 1 x 1 kernel before it is applied.
+    pub input: u64,
+    /// Positions between a vertical and a horizontal kernel.
+    pub middle: u64,
+    /// Positions of its output.
+    pub output: u64,
+}
+
 impl std::ops::Add for Cost {
     type Output = Self;
 
@@ -66,15 +77,25 @@ pub fn shapes(model: &Model, inputs: Vec<Tensor>) -> Result<HashMap<String, Vec<
 }
 
 impl Layer {
-    /// Positions at which the layer's map is applied for one run: `values` has the shapes of its
-    /// input and output.
+    /// At how many positions the layer's factors are applied for one run; `values` has the shapes
+    /// of its input and output.
     #[must_use]
-    pub fn positions(&self, model: &Model, values: &HashMap<String, Vec<usize>>) -> Option<u64> {
+    pub fn extent(&self, model: &Model, values: &HashMap<String, Vec<usize>>) -> Option<Extent> {
         let map = self.map.as_ref()?;
         let node = &model.graph().node[self.node];
+        let total = |shape: &[usize]| shape.iter().map(|&d| d as u64).product::<u64>();
         let output = values.get(node.output.first()?)?;
-        let total: u64 = output.iter().map(|&d| d as u64).product();
-        Some(total / (map.rows * map.groups).max(1) as u64)
+        let at_output = total(output) / (map.rows * map.groups).max(1) as u64;
+        let Form::Conv(_) = map.form else {
+            return Some(Extent { input: at_output, middle: at_output, output: at_output });
+        };
+        let input = values.get(node.input.first()?)?;
+        let at_input = total(input) / input.get(1).copied().unwrap_or(1).max(1) as u64;
+        let middle = match (&input[..], &output[..]) {
+            (&[n, _, _, width], &[_, _, height, _]) => (n * width * height) as u64,
+            _ => at_output,
+        };
+        Some(Extent { input: at_input, middle, output: at_output })
     }
 
     /// Multiply-accumulates of the node for one run.
@@ -90,7 +111,9 @@ impl Layer {
                 // Every input element meets every weight of its channel.
                 let input = values.get(node.input.first()?)?;
                 let inputs: u64 = input.iter().map(|&d| d as u64).product();
-                return Some(inputs * self.shape.get(1..)?.iter().map(|&d| d as u64).product::<u64>());
+                return Some(
+                    inputs * self.shape.get(1..)?.iter().map(|&d| d as u64).product::<u64>(),
+                );
             }
             ("Gemm" | "MatMul", None) => {
                 let input = values.get(node.input.first()?);

@@ -195,9 +195,8 @@ fn linear_map(
     model: &Model,
 ) -> Result<Result<LinearMap, String>> {
     let bias_name = node.input.get(2).filter(|name| !name.is_empty());
-    let matrix = |form, rows, columns, bias| {
-        Ok(Ok(LinearMap { form, groups: 1, rows, columns, bias }))
-    };
+    let matrix =
+        |form, rows, columns, bias| Ok(Ok(LinearMap { form, groups: 1, rows, columns, bias }));
     let flag = |name: &str| node.int(name) == Some(1);
     match role {
         Role::ConvWeight => {
@@ -228,8 +227,7 @@ fn linear_map(
         _ if shape.len() != 2 => Ok(Err(format!("a batch of matrices {shape:?}"))),
         Role::GemmRight => {
             let (trans_a, trans_b) = (flag("transA"), flag("transB"));
-            let (rows, columns) =
-                if trans_b { (shape[0], shape[1]) } else { (shape[1], shape[0]) };
+            let (rows, columns) = if trans_b { (shape[0], shape[1]) } else { (shape[1], shape[0]) };
             let per_output = |name: &String| {
                 let dims = constants.get(name)?.proto(model.graph())?.dims.clone();
                 let count: i64 = dims.iter().product();
@@ -249,9 +247,14 @@ fn linear_map(
         }
         Role::GemmLeft => {
             let (trans_a, trans_b) = (flag("transA"), flag("transB"));
-            let (rows, columns) =
-                if trans_a { (shape[1], shape[0]) } else { (shape[0], shape[1]) };
-            matrix(Form::GemmLeft { trans_a, trans_b }, rows, columns, None)
+            let (rows, columns) = if trans_a { (shape[1], shape[0]) } else { (shape[0], shape[1]) };
+            let form = Form::GemmLeft {
+                trans_a,
+                trans_b,
+                alpha: node.float("alpha").unwrap_or(1.0),
+                beta: node.float("beta").unwrap_or(1.0),
+            };
+            matrix(form, rows, columns, None)
         }
         Role::MatMulRight => matrix(Form::MatMulRight, shape[1], shape[0], None),
         Role::MatMulLeft => matrix(Form::MatMulLeft, shape[0], shape[1], None),

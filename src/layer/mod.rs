@@ -3,10 +3,12 @@
 mod cost;
 mod find;
 mod rows;
+mod weight;
 
-pub use cost::{Cost, shapes};
+pub use cost::{Cost, Extent, shapes};
 pub use find::{Filter, find};
 pub use rows::{Positions, Rows};
+pub use weight::Weight;
 
 use crate::ops::ConvAttributes;
 
@@ -56,13 +58,19 @@ impl LinearMap {
         self.rows.min(self.columns)
     }
 
+    /// Extents of a convolution's kernel; empty for matrix products.
+    #[must_use]
+    pub fn kernel(&self) -> &[usize] {
+        match &self.form {
+            Form::Conv(attributes) => &attributes.kernel,
+            _ => &[],
+        }
+    }
+
     /// Elements of the kernel; 1 for matrix products.
     #[must_use]
     pub fn kernel_len(&self) -> usize {
-        match &self.form {
-            Form::Conv(attributes) => attributes.kernel.iter().product(),
-            _ => 1,
-        }
+        self.kernel().iter().product()
     }
 
     /// Position of the data among the node's inputs.
@@ -74,11 +82,11 @@ impl LinearMap {
         }
     }
 
-    /// Whether the node has a place for a bias of one number per output, so that a mean can be
-    /// kept without another node.
+    /// Whether a bias of one number per output can follow the map, and nothing but a bias does:
+    /// then the mean is kept exact, and the layer's output is what it is to yield.
     #[must_use]
     pub fn takes_bias(&self) -> bool {
-        matches!(self.form, Form::Conv(_) | Form::Gemm { free_bias: false, .. })
+        !matches!(self.form, Form::GemmLeft { .. } | Form::Gemm { free_bias: true, .. })
     }
 }
 
@@ -106,6 +114,10 @@ pub enum Form {
         trans_a: bool,
         /// Whether the data B is transposed.
         trans_b: bool,
+        /// Scale of the product.
+        alpha: f32,
+        /// Scale of C.
+        beta: f32,
     },
     /// MatMul with the weight `[columns, rows]` on the right.
     MatMulRight,

@@ -28,8 +28,7 @@ impl Positions {
         let mut hasher = Mix(self.seed ^ sample.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         (0..self.per_sample)
             .map(|i| {
-                let (start, end) =
-                    (i * count / self.per_sample, (i + 1) * count / self.per_sample);
+                let (start, end) = (i * count / self.per_sample, (i + 1) * count / self.per_sample);
                 hasher.write_u64(i as u64);
                 start + (hasher.finish() % (end - start) as u64) as usize
             })

@@ -1,19 +1,16 @@
 //! Nodes that the table can't run: tract runs them, each as a model of one node.
 
 use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use half::f16;
 use prost::Message;
 use tract_onnx::prelude::{
-    Datum, DatumType, Framework, InferenceModelExt, IntoRunnable, IntoTValue, TValue, TVec,
-    Tensor as TractTensor, TractResult, TypedRunnableModel,
+    Framework, InferenceModelExt, IntoRunnable, IntoTValue, TValue, TVec, TractResult,
+    TypedRunnableModel,
 };
 
 use super::Operator;
-use super::args::elements;
 use super::wire;
 use crate::error::OpError;
 use crate::onnx::proto::{
@@ -21,7 +18,8 @@ use crate::onnx::proto::{
     tensor_shape_proto::dimension, type_proto,
 };
 use crate::onnx::{GraphProto, ModelProto, NodeProto, TypeProto, ValueInfoProto};
-use crate::tensor::{Array, DataType, Element, Tensor};
+use crate::tensor::{DataType, Tensor};
+use crate::tract::{from_tract, guarded, to_tract};
 
 /// Plans kept per node; more shapes than this start over.
 const CACHE: usize = 32;
@@ -180,15 +178,6 @@ impl Operator for Foreign {
     }
 }
 
-/// A fault of tract, and any panic, as an error.
-fn guarded<R>(work: impl FnOnce() -> TractResult<R>) -> Result<R, OpError> {
-    match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(Ok(result)) => Ok(result),
-        Ok(Err(error)) => Err(OpError::unsupported(format!("{error:#}"))),
-        Err(_) => Err(OpError::unsupported("tract panicked")),
-    }
-}
-
 fn build(model: &ModelProto) -> TractResult<Plan> {
     let bytes = model.encode_to_vec();
     let model = tract_onnx::onnx().model_for_read(&mut bytes.as_slice())?;
@@ -213,57 +202,5 @@ fn named(name: &str, value: Option<&Tensor>) -> ValueInfoProto {
         name: Some(name.to_owned()),
         r#type: value.map(describe),
         ..ValueInfoProto::default()
-    }
-}
-
-fn to_tract(tensor: &Tensor) -> Result<TractTensor, OpError> {
-    fn go<T: Element + Datum>(array: &Array<T>) -> Result<TractTensor, OpError> {
-        TractTensor::from_shape(array.shape(), &elements(array))
-            .map_err(|e| OpError::unsupported(e.to_string()))
-    }
-    match tensor {
-        Tensor::F32(a) => go(a),
-        Tensor::F64(a) => go(a),
-        Tensor::F16(a) => go(a),
-        Tensor::I8(a) => go(a),
-        Tensor::I16(a) => go(a),
-        Tensor::I32(a) => go(a),
-        Tensor::I64(a) => go(a),
-        Tensor::U8(a) => go(a),
-        Tensor::U16(a) => go(a),
-        Tensor::U32(a) => go(a),
-        Tensor::U64(a) => go(a),
-        Tensor::Bool(a) => go(a),
-        Tensor::BF16(_) => Err(super::args::bad_type(tensor, "an input of tract")),
-    }
-}
-
-fn from_tract(tensor: &TractTensor) -> Result<Tensor, OpError> {
-    fn go<T: Element + Datum>(tensor: &TractTensor) -> Result<Tensor, OpError> {
-        let view =
-            tensor.to_plain_array_view::<T>().map_err(|e| OpError::unsupported(e.to_string()))?;
-        Ok(T::wrap(view.to_owned().into_shared()))
-    }
-    match tensor.datum_type() {
-        DatumType::F32 => go::<f32>(tensor),
-        DatumType::F64 => go::<f64>(tensor),
-        DatumType::F16 => go::<f16>(tensor),
-        DatumType::I8 => go::<i8>(tensor),
-        DatumType::I16 => go::<i16>(tensor),
-        DatumType::I32 => go::<i32>(tensor),
-        DatumType::I64 => go::<i64>(tensor),
-        DatumType::U8 => go::<u8>(tensor),
-        DatumType::U16 => go::<u16>(tensor),
-        DatumType::U32 => go::<u32>(tensor),
-        DatumType::U64 => go::<u64>(tensor),
-        DatumType::Bool => go::<bool>(tensor),
-        // Symbolic dimensions, which are integers once every shape is known.
-        DatumType::TDim => {
-            let cast = tensor
-                .cast_to_dt(DatumType::I64)
-                .map_err(|e| OpError::unsupported(e.to_string()))?;
-            go::<i64>(&cast)
-        }
-        other => Err(OpError::unsupported(format!("tract's element type {other:?}"))),
     }
 }

@@ -2,8 +2,8 @@
 
 use super::args::Decoded;
 use super::{
-    Decoding, Entry, activation, arithmetic, cast, conv, create, einsum, elementwise, gather, logic, matmul,
-    norm, order, pool, quant, reduce, resize, shape, slice, softmax, transpose,
+    Decoding, Entry, activation, arithmetic, cast, conv, create, einsum, elementwise, gather,
+    logic, matmul, norm, order, pool, quant, reduce, resize, shape, slice, softmax, transpose,
 };
 
 /// A row for an operator of `ai.onnx`.

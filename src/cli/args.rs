@@ -1,0 +1,466 @@
+//! The flags, and what they say to the library.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use super::values;
+use crate::compress::{DataSource, Request, Runtime};
+use crate::dataset::{ChannelOrder, Layout, Preprocess, Resize};
+use crate::factorize::Scheme;
+use crate::options::{Options, SearchMode, Statistics, Target};
+use crate::score::MetricKind;
+
+/// Makes trained ONNX models small and fast: low-rank factors whose ranks are chosen jointly on
+/// real data.
+#[derive(Debug, Parser)]
+#[command(
+    name = "onnx-bsr",
+    version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    after_help = "Exit codes: 0 done, 1 error, 2 usage, 3 finished but a target or tolerance was \
+                  missed.\nA model whose file is named like a command is given as ./NAME."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    pub compress: CompressArgs,
+}
+
+impl Cli {
+    pub fn common(&self) -> Common {
+        self.common.clone()
+    }
+}
+
+/// Flags of every command.
+#[derive(Args, Clone, Debug)]
+pub struct Common {
+    /// Print the report as JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Print no progress and no warnings
+    #[arg(long, short, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Say more on stderr; twice for even more
+    #[arg(long, short, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Threads; the result doesn't depend on it [default: one per core]
+    #[arg(long, global = true, value_name = "N", value_parser = values::at_least_one)]
+    pub threads: Option<usize>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// List every weight: shape, params, MACs, rank bound, or why it is skipped
+    Inspect(InspectArgs),
+    /// The metric of a model on data
+    #[command(mut_arg("data", |arg| arg.required(true)))]
+    Eval(EvalArgs),
+    /// Outputs of two models side by side, in tract
+    Check(CheckArgs),
+    /// Replay a saved plan: no data, same bytes
+    Apply(ApplyArgs),
+    /// Latency of two models for one sample in tract, in turns
+    Bench(BenchArgs),
+}
+
+#[derive(Args, Debug)]
+pub struct CompressArgs {
+    /// The model
+    #[arg(value_name = "IN", required = true)]
+    input: Option<PathBuf>,
+    /// Where the smaller model goes
+    #[arg(value_name = "OUT", required = true)]
+    output: Option<PathBuf>,
+    /// How many times smaller: 8 or 8x
+    #[arg(long, value_name = "R", required = true, value_parser = values::ratio,
+          allow_negative_numbers = true)]
+    ratio: Option<f64>,
+    /// What the ratio divides: bytes, params, macs
+    #[arg(long, value_name = "COST", default_value_t)]
+    target: Target,
+    #[command(flatten)]
+    shapes: ShapeArgs,
+    /// top1, top5, agreement, cosine, relative-error, mse [default: by labels and outputs]
+    #[arg(long)]
+    metric: Option<MetricKind>,
+    /// Exit with code 3 if the metric drops by more points than this
+    #[arg(long, value_name = "POINTS", value_parser = values::not_negative)]
+    max_drop: Option<f64>,
+    /// Write the plan, for `apply`
+    #[arg(long, value_name = "FILE")]
+    save_plan: Option<PathBuf>,
+    /// Allow to replace the input
+    #[arg(long)]
+    force: bool,
+    /// Samples that are only reported on [default: a part of --data]
+    #[arg(long, value_name = "DATA", help_heading = "Data")]
+    test: Option<PathBuf>,
+    /// Labels of --test, where they are not part of it
+    #[arg(long, value_name = "FILE", requires = "test", help_heading = "Data")]
+    test_labels: Option<PathBuf>,
+    #[command(flatten)]
+    data: DataArgs,
+    #[command(flatten)]
+    layers: LayerArgs,
+    #[command(flatten)]
+    search: SearchArgs,
+}
+
+/// Where samples are and how they are prepared.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Data")]
+pub struct DataArgs {
+    /// Samples: npz, npy, IDX, image folders, ONNX test sets
+    #[arg(long, value_name = "DATA")]
+    data: Option<PathBuf>,
+    /// Labels of --data, where they are not part of it
+    #[arg(long, value_name = "FILE", requires = "data")]
+    labels: Option<PathBuf>,
+    /// Subtracted after scaling: one value, or one per channel, as in .485,.456,.406
+    #[arg(long, value_name = "X,..", value_delimiter = ',', value_parser = values::finite,
+          allow_hyphen_values = true)]
+    mean: Vec<f32>,
+    /// Divides after that: one value, or one per channel
+    #[arg(long, value_name = "X,..", value_delimiter = ',', value_parser = values::divisor)]
+    std: Vec<f32>,
+    /// Multiplies stored values [default: 1/255 for bytes, else 1]
+    #[arg(long, value_name = "X", value_parser = values::finite, allow_negative_numbers = true)]
+    scale: Option<f32>,
+    /// Axes of the model's image input: nchw, nhwc [default: by its shape]
+    #[arg(long)]
+    layout: Option<Layout>,
+    /// Size of images, HxW or one side [default: the model's]
+    #[arg(long, value_name = "SIZE", value_parser = values::image_size)]
+    image_size: Option<(usize, usize)>,
+    /// How images get that size: stretch, crop, or crop:256 with the shorter side before the crop
+    #[arg(long, value_name = "HOW", default_value = "stretch")]
+    resize: Resize,
+    /// Order of the model's channels: rgb, bgr
+    #[arg(long, value_name = "ORDER", default_value = "rgb")]
+    channels: ChannelOrder,
+}
+
+impl DataArgs {
+    fn preprocess(&self) -> Preprocess {
+        Preprocess {
+            mean: self.mean.clone(),
+            std: self.std.clone(),
+            scale: self.scale,
+            layout: self.layout,
+            image_size: self.image_size,
+            resize: self.resize,
+            channels: self.channels,
+        }
+    }
+
+    pub fn source(&self) -> Option<DataSource> {
+        Some(DataSource {
+            path: self.data.clone()?,
+            labels: self.labels.clone(),
+            preprocess: self.preprocess(),
+        })
+    }
+}
+
+/// Shapes where there is no data to take them from.
+#[derive(Args, Debug)]
+pub struct ShapeArgs {
+    /// Shape of an input with open dims, as in input=1x3x224x224; repeatable
+    #[arg(long, value_name = "NAME=DIMS", value_parser = values::shape)]
+    pub shape: Vec<(String, Vec<usize>)>,
+}
+
+/// Which layers may be factorized, and into what.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Layers")]
+pub struct LayerArgs {
+    /// Only layers whose node or weight name matches; repeatable
+    #[arg(long, value_name = "GLOB")]
+    include: Vec<String>,
+    /// No layers whose node or weight name matches; repeatable
+    #[arg(long, value_name = "GLOB")]
+    exclude: Vec<String>,
+    /// channel, channel-in, spatial, tucker, matrix [default: all]
+    #[arg(long, value_name = "A,B,..", value_delimiter = ',')]
+    schemes: Vec<Scheme>,
+    /// Ranks are multiples of this
+    #[arg(long, value_name = "N", default_value = "1", value_parser = values::at_least_one)]
+    rank_multiple: usize,
+}
+
+impl LayerArgs {
+    /// The defaults, with what was said about layers.
+    pub fn options(&self) -> Options {
+        let mut options = Options {
+            include: self.include.clone(),
+            exclude: self.exclude.clone(),
+            rank_multiple: self.rank_multiple,
+            ..Options::default()
+        };
+        if !self.schemes.is_empty() {
+            options.schemes = self.schemes.clone();
+        }
+        options
+    }
+}
+
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Search")]
+struct SearchArgs {
+    /// How ranks are chosen: beam, paper, start (the predicted optimum alone)
+    #[arg(long, value_name = "MODE", default_value_t)]
+    search: SearchMode,
+    /// Candidates that survive a level of the search
+    #[arg(long, value_name = "K", default_value_t = Options::default().beam,
+          value_parser = values::at_least_one)]
+    beam: usize,
+    /// Networks to score, at most
+    #[arg(long, value_name = "N", default_value_t = Options::default().max_evals,
+          value_parser = values::at_least_one)]
+    max_evals: usize,
+    /// End the search after this time: 90, 90s, 2m
+    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    time_limit: Option<Duration>,
+    /// What factors are fitted to: none, whitened, centred, sequential
+    #[arg(long, value_name = "WHICH", default_value_t)]
+    statistics: Statistics,
+    /// Samples to gather statistics from
+    #[arg(long, value_name = "N", default_value_t = Options::default().calibration_samples,
+          value_parser = values::at_least_one)]
+    calibration_samples: usize,
+    /// Samples to score candidates on
+    #[arg(long, value_name = "N", default_value_t = Options::default().search_samples,
+          value_parser = values::at_least_one)]
+    search_samples: usize,
+    /// Seed of every random choice
+    #[arg(long, value_name = "N", default_value_t = Options::default().seed)]
+    seed: u64,
+}
+
+impl CompressArgs {
+    pub fn into_request(self, common: &Common) -> Request {
+        let preprocess = self.data.preprocess();
+        let test = self.test.map(|path| DataSource { path, labels: self.test_labels, preprocess });
+        let search = self.search;
+        Request {
+            // clap has seen to both.
+            input: self.input.unwrap_or_default(),
+            output: self.output.unwrap_or_default(),
+            data: self.data.source(),
+            test,
+            shapes: self.shapes.shape,
+            save_plan: self.save_plan,
+            force: self.force,
+            options: Options {
+                ratio: self.ratio,
+                target: self.target,
+                beam: search.beam,
+                max_evals: search.max_evals,
+                time_limit: search.time_limit,
+                search: search.search,
+                statistics: search.statistics,
+                calibration_samples: search.calibration_samples,
+                search_samples: search.search_samples,
+                seed: search.seed,
+                threads: common.threads,
+                metric: self.metric,
+                max_drop: self.max_drop,
+                ..self.layers.options()
+            },
+        }
+    }
+}
+
+#[derive(Args, Debug)]
+pub struct InspectArgs {
+    /// The model
+    #[arg(value_name = "MODEL")]
+    pub model: PathBuf,
+    #[command(flatten)]
+    pub shapes: ShapeArgs,
+    #[command(flatten)]
+    pub data: DataArgs,
+    #[command(flatten)]
+    pub layers: LayerArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct EvalArgs {
+    /// The model
+    #[arg(value_name = "MODEL")]
+    pub model: PathBuf,
+    /// The original model, to compare outputs with where there are no labels
+    #[arg(long, value_name = "MODEL")]
+    pub reference: Option<PathBuf>,
+    /// top1, top5, agreement, cosine, relative-error, mse [default: by labels and outputs]
+    #[arg(long)]
+    pub metric: Option<MetricKind>,
+    /// What runs the model: tract, native
+    #[arg(long, default_value_t)]
+    pub runtime: Runtime,
+    #[command(flatten)]
+    pub data: DataArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct CheckArgs {
+    /// The model that differences are relative to
+    #[arg(value_name = "A")]
+    pub a: PathBuf,
+    /// The other model
+    #[arg(value_name = "B")]
+    pub b: PathBuf,
+    #[command(flatten)]
+    pub shapes: ShapeArgs,
+    /// Seed of random inputs, where there is no data
+    #[arg(long, value_name = "N", default_value = "0")]
+    pub seed: u64,
+    /// Largest difference, relative to the largest output, that counts as equal
+    #[arg(long, value_name = "X", default_value = "1e-4", value_parser = values::not_negative)]
+    pub tolerance: f64,
+    #[command(flatten)]
+    pub data: DataArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct ApplyArgs {
+    /// The model that the plan was made for
+    #[arg(value_name = "IN")]
+    pub input: PathBuf,
+    /// The plan, as --save-plan wrote it
+    #[arg(value_name = "PLAN")]
+    pub plan: PathBuf,
+    /// Where the smaller model goes
+    #[arg(value_name = "OUT")]
+    pub output: PathBuf,
+    /// Allow to replace the input
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct BenchArgs {
+    /// The first model
+    #[arg(value_name = "A")]
+    pub a: PathBuf,
+    /// The second model
+    #[arg(value_name = "B")]
+    pub b: PathBuf,
+    #[command(flatten)]
+    pub shapes: ShapeArgs,
+    /// Runs of each model
+    #[arg(long, value_name = "N", default_value = "50", value_parser = values::at_least_one)]
+    pub runs: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(std::iter::once("onnx-bsr").chain(line.split_whitespace()))
+    }
+
+    fn request(line: &str) -> Request {
+        let cli = parse(line).expect("a valid line");
+        let common = cli.common();
+        cli.compress.into_request(&common)
+    }
+
+    #[test]
+    fn flags_are_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_bare_line_has_the_default_options() {
+        let request = request("a.onnx b.onnx --ratio 8x");
+        assert_eq!(request.options, Options { ratio: Some(8.0), ..Options::default() });
+        assert_eq!((request.input, request.output), ("a.onnx".into(), "b.onnx".into()));
+        assert!(request.data.is_none() && request.test.is_none() && !request.force);
+    }
+
+    #[test]
+    fn every_flag_arrives() {
+        let request = request(
+            "a b --ratio 2 --target macs --data d --labels l --test t --test-labels tl \
+             --mean -1,.5 --std 2 --scale 0.1 --layout nhwc --image-size 3x4 --resize crop:9 \
+             --channels bgr --metric top5 --include x* --include y --exclude z \
+             --schemes channel,tucker --rank-multiple 8 --beam 3 --max-evals 9 --time-limit 2m \
+             --search start --statistics none --calibration-samples 5 --search-samples 6 \
+             --seed 7 --threads 2 --save-plan p --force --max-drop 1.5 --shape i=1x2 --json -vv",
+        );
+        let options = Options {
+            ratio: Some(2.0),
+            target: Target::Macs,
+            schemes: vec![Scheme::ChannelOut, Scheme::Tucker],
+            include: vec!["x*".into(), "y".into()],
+            exclude: vec!["z".into()],
+            rank_multiple: 8,
+            beam: 3,
+            max_evals: 9,
+            time_limit: Some(Duration::from_secs(120)),
+            search: SearchMode::Start,
+            statistics: Statistics::None,
+            calibration_samples: 5,
+            search_samples: 6,
+            seed: 7,
+            threads: Some(2),
+            metric: Some(MetricKind::Top5),
+            max_drop: Some(1.5),
+        };
+        assert_eq!(request.options, options);
+        let data = request.data.expect("data");
+        assert_eq!(data.preprocess.mean, [-1.0, 0.5]);
+        assert_eq!(data.preprocess.resize, Resize::Crop { shorter_side: Some(9) });
+        assert_eq!(data.preprocess.image_size, Some((3, 4)));
+        let test = request.test.expect("test data");
+        assert_eq!(test.labels, Some("tl".into()));
+        assert_eq!(test.preprocess, data.preprocess);
+        assert_eq!(request.shapes, [("i".to_owned(), vec![1, 2])]);
+        assert!(request.force);
+    }
+
+    #[test]
+    fn commands_stand_beside_the_default_form() {
+        assert!(matches!(
+            parse("inspect x.onnx").expect("valid").command,
+            Some(Command::Inspect(_))
+        ));
+        let eval = parse("eval x.onnx --data d --json").expect("valid");
+        assert!(eval.common().json && matches!(eval.command, Some(Command::Eval(_))));
+        let model = parse("./inspect out.onnx --ratio 2").expect("valid");
+        assert!(model.command.is_none());
+    }
+
+    #[test]
+    fn usage_errors() {
+        for line in [
+            "",
+            "a b",
+            "a --ratio 2",
+            "a b --ratio 1",
+            "a b --ratio -3",
+            "a b --ratio NaN",
+            "a b --ratio 2 --labels l",
+            "a b --ratio 2 --threads 0",
+            "a b --ratio 2 --target latency",
+            "a b --ratio 2 --schemes svd",
+            "a b --ratio 2 --std 0",
+            "a b --ratio 2 -q -v",
+            "eval x.onnx",
+            "check x.onnx",
+            "check a b --tolerance NaN",
+        ] {
+            assert_eq!(parse(line).expect_err(line).exit_code(), 2, "{line}");
+        }
+    }
+}

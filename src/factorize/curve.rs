@@ -1,0 +1,248 @@
+//! One decomposition per layer and scheme, of which every rank is a slice.
+
+use super::fit::{side_gram, side_moment};
+use super::{Choice, Factors, Fit, Scheme, Side};
+use crate::error::Result;
+use crate::layer::LinearMap;
+use crate::linalg::{Cholesky, Eigen, Matrix, product, sandwich, symmetric_eigen};
+
+/// Outer ranks at which a Tucker decomposition's inner ranks are worked out.
+const TUCKER_RANKS: usize = 24;
+
+/// The decomposition of a layer by one scheme, for every group.
+#[derive(Debug)]
+pub struct Curve {
+    /// The scheme.
+    pub scheme: Scheme,
+    groups: Vec<Group>,
+}
+
+#[derive(Debug)]
+enum Group {
+    /// Eigenvectors of M G M^T; M.
+    Output { eigen: Eigen, map: Matrix, energy: f64 },
+    /// P's rows in order of importance, L^-1 (T P^T)^T of the projected equations.
+    Input { projection: Matrix, side: Side, white: Matrix, energy: f64 },
+}
+
+/// The decompositions of a layer by every one of `schemes` that applies, from the fits of its
+/// groups.
+///
+/// # Errors
+/// When a decomposition fails.
+pub fn curves(map: &LinearMap, fits: &[Fit], schemes: &[Scheme]) -> Result<Vec<Curve>> {
+    schemes
+        .iter()
+        .filter(|scheme| scheme.applies(map))
+        .map(|&scheme| {
+            let groups = fits
+                .iter()
+                .map(|fit| match scheme.side(map) {
+                    None => output_group(fit),
+                    Some(side) => input_group(fit, side),
+                })
+                .collect::<Result<_>>()?;
+            Ok(Curve { scheme, groups })
+        })
+        .collect()
+}
+
+fn output_group(fit: &Fit) -> Result<Group> {
+    let map = Cholesky::new(&fit.xx)?.solve_right(&fit.tx)?;
+    let eigen = symmetric_eigen(&sandwich(&map, &fit.xx))?;
+    Ok(Group::Output { eigen, map, energy: fit.energy })
+}
+
+fn input_group(fit: &Fit, side: Side) -> Result<Group> {
+    let map = Cholesky::new(&fit.xx)?.solve_right(&fit.tx)?;
+    let projection = projection(&map, &fit.xx, side)?;
+    let (xx, tx) = project(fit, &projection, side);
+    let white = Cholesky::new(&xx)?.whiten(&tx);
+    Ok(Group::Input { projection, side, white, energy: fit.energy })
+}
+
+/// Orthonormal rows, the most important ones first: the leading r span what the best rank-r map of
+/// the unfolded weight sees, in the metric of its inputs.
+fn projection(map: &Matrix, xx: &Matrix, side: Side) -> Result<Matrix> {
+    let gram = side_gram(map, side.side, side.rest);
+    let moment = side_moment(xx, side.side, side.rest);
+    // With G = S S^T, right singular vectors V of W' S: rows V^T S^T W'^T W' span the rows of
+    // U^T W'. Any root S does; the symmetric one comes with the eigendecomposition.
+    let eigen = symmetric_eigen(&moment)?;
+    let scale: ndarray::Array1<f64> = eigen.values.iter().map(|v| v.max(0.0).sqrt()).collect();
+    let root = &eigen.vectors * &scale;
+    let inner = sandwich(&root.t().to_owned(), &gram);
+    let right = symmetric_eigen(&inner)?;
+    let rows = product(&product(&right.vectors.t().to_owned(), &root.t().to_owned()), &gram);
+    Ok(orthonormal(rows))
+}
+
+/// Gram-Schmidt over rows in order, twice for accuracy; a row that the earlier ones span is replaced
+/// by a unit row that they don't.
+fn orthonormal(mut rows: Matrix) -> Matrix {
+    let n = rows.nrows();
+    let mut spare = 0..rows.ncols();
+    for i in 0..n {
+        loop {
+            let before = rows.row(i).dot(&rows.row(i)).sqrt();
+            for _ in 0..2 {
+                for j in 0..i {
+                    let dot = rows.row(i).dot(&rows.row(j));
+                    let other = rows.row(j).to_owned();
+                    rows.row_mut(i).scaled_add(-dot, &other);
+                }
+            }
+            let norm = rows.row(i).dot(&rows.row(i)).sqrt();
+            if norm > 1e-9 * before && norm > f64::MIN_POSITIVE {
+                rows.row_mut(i).mapv_inplace(|v| v / norm);
+                break;
+            }
+            let Some(axis) = spare.next() else { break };
+            rows.row_mut(i).fill(0.0);
+            rows[[i, axis]] = 1.0;
+        }
+    }
+    rows
+}
+
+/// The normal equations of P x, P repeated over the rest.
+fn project(fit: &Fit, projection: &Matrix, side: Side) -> (Matrix, Matrix) {
+    let rank = projection.nrows();
+    // T P^T and then P G P^T, one side at a time.
+    let contract = |m: &Matrix| -> Matrix {
+        let rows = m.nrows();
+        let mut out = Matrix::zeros((rows, rank * side.rest));
+        for k in 0..side.rest {
+            let part = m.slice(ndarray::s![.., k..;side.rest]).to_owned();
+            let mapped = product(&part, &projection.t().to_owned());
+            out.slice_mut(ndarray::s![.., k..;side.rest]).assign(&mapped);
+        }
+        out
+    };
+    let tx = contract(&fit.tx);
+    let half = contract(&fit.xx);
+    let xx = contract(&half.t().to_owned());
+    ((&xx + &xx.t()) * 0.5, tx)
+}
+
+impl Curve {
+    /// Every choice of this scheme with its error, over all groups: E|t - M x|^2.
+    ///
+    /// # Errors
+    /// When a decomposition fails.
+    pub fn choices(&self, map: &LinearMap) -> Result<Vec<(Choice, f64)>> {
+        let most = Choice::most(self.scheme, map);
+        let mut errors: Vec<(Choice, f64)> = Vec::new();
+        let mut add = |choice: Choice, error: f64| match errors.iter_mut().find(|e| e.0 == choice) {
+            Some(known) => known.1 += error,
+            None => errors.push((choice, error)),
+        };
+        for group in &self.groups {
+            match group {
+                Group::Output { eigen, energy, .. } => {
+                    let mut left = *energy;
+                    for (i, value) in eigen.values.iter().take(most).enumerate() {
+                        left -= value.max(0.0);
+                        let choice = Choice { scheme: self.scheme, rank: i + 1, rank_in: None };
+                        add(choice, left.max(0.0));
+                    }
+                }
+                Group::Input { white, side, energy, .. } if self.scheme != Scheme::Tucker => {
+                    let mut left = *energy;
+                    for rank in 1..=most.min(white.nrows() / side.rest) {
+                        let rows =
+                            white.slice(ndarray::s![(rank - 1) * side.rest..rank * side.rest, ..]);
+                        left -= rows.iter().map(|v| v * v).sum::<f64>();
+                        let choice = Choice { scheme: self.scheme, rank, rank_in: None };
+                        add(choice, left.max(0.0));
+                    }
+                }
+                Group::Input { white, side, energy, .. } => {
+                    for inner in spread(side.side, TUCKER_RANKS) {
+                        let eigen = inner_eigen(white, inner * side.rest)?;
+                        let mut left = *energy;
+                        for (i, value) in eigen.values.iter().enumerate() {
+                            left -= value.max(0.0);
+                            let choice =
+                                Choice { scheme: self.scheme, rank: i + 1, rank_in: Some(inner) };
+                            add(choice, left.max(0.0));
+                        }
+                    }
+                }
+            }
+        }
+        Ok(errors)
+    }
+
+    /// The factors of a choice; `fits` are those the curve was made of.
+    ///
+    /// # Errors
+    /// When a decomposition fails.
+    pub fn factors(&self, choice: Choice, fits: &[Fit], bias: &[f64]) -> Result<Factors> {
+        let mut groups = Vec::new();
+        let mut biases = Vec::new();
+        let share = bias.len() / fits.len().max(1);
+        for (index, (group, fit)) in self.groups.iter().zip(fits).enumerate() {
+            let (factors, whole) = match group {
+                Group::Output { eigen, map, .. } => {
+                    let u = leading_columns(&eigen.vectors, choice.rank);
+                    let first = product(&u.t().to_owned(), map);
+                    let last = fit.outward(u);
+                    let whole = product(&last, &first);
+                    (vec![last, first], whole)
+                }
+                Group::Input { projection, side, white, .. } => {
+                    let inner = choice.rank_in.unwrap_or(choice.rank);
+                    let p = projection.slice(ndarray::s![..inner, ..]).to_owned();
+                    let (xx, tx) = project(fit, &p, *side);
+                    let a = Cholesky::new(&xx)?.solve_right(&tx)?;
+                    let spread = |a: &Matrix| unproject(a, &p, *side);
+                    if choice.scheme == Scheme::Tucker {
+                        let eigen = inner_eigen(white, inner * side.rest)?;
+                        let u = leading_columns(&eigen.vectors, choice.rank);
+                        let core = product(&u.t().to_owned(), &a);
+                        let last = fit.outward(u);
+                        let whole = spread(&product(&last, &core));
+                        (vec![last, core, p], whole)
+                    } else {
+                        let a = fit.outward(a);
+                        let whole = spread(&a);
+                        (vec![a, p], whole)
+                    }
+                }
+            };
+            let original = bias.get(index * share..(index + 1) * share).unwrap_or(&[]);
+            biases.extend(fit.bias(&whole, original));
+            groups.push(factors);
+        }
+        Ok(Factors { choice: Some(choice), groups, bias: biases })
+    }
+}
+
+/// M = A P over the whole of x.
+fn unproject(a: &Matrix, projection: &Matrix, side: Side) -> Matrix {
+    let mut out = Matrix::zeros((a.nrows(), side.side * side.rest));
+    for k in 0..side.rest {
+        let part = a.slice(ndarray::s![.., k..;side.rest]).to_owned();
+        out.slice_mut(ndarray::s![.., k..;side.rest]).assign(&product(&part, projection));
+    }
+    out
+}
+
+/// Eigenvectors of what the leading `rows` of the whitened equations explain of the outputs.
+fn inner_eigen(white: &Matrix, rows: usize) -> Result<Eigen> {
+    let leading = white.slice(ndarray::s![..rows.min(white.nrows()), ..]).t().to_owned();
+    symmetric_eigen(&sandwich(&leading, &Matrix::eye(leading.ncols())))
+}
+
+fn leading_columns(matrix: &Matrix, count: usize) -> Matrix {
+    matrix.slice(ndarray::s![.., ..count.min(matrix.ncols())]).to_owned()
+}
+
+/// At most `count` of the numbers from 1 to `most`, evenly spread, the largest among them.
+fn spread(most: usize, count: usize) -> Vec<usize> {
+    let mut values: Vec<usize> =
+        (1..=count.min(most)).map(|i| (i * most).div_ceil(count.min(most))).collect();
+    values.dedup();
+    values
+}

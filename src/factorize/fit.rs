@@ -1,0 +1,183 @@
+//! The normal equations of one group of a layer.
+
+use ndarray::Array1;
+
+use crate::error::Result;
+use crate::eval::moments::Moments;
+use crate::linalg::{Cholesky, Matrix, product, sandwich, symmetric_eigen};
+
+/// Least squares of targets t on inputs x, with a ridge towards the original weight.
+#[derive(Clone, Debug)]
+pub struct Fit {
+    /// G + ridge, `[columns, columns]`.
+    pub xx: Matrix,
+    /// T + ridge * W, `[rows, columns]`; premultiplied by the metric's root.
+    pub tx: Matrix,
+    /// Energy of the targets, the ridge's share included.
+    pub energy: f64,
+    /// Share of `energy` that is the targets' variance: what a layer's relative error refers to.
+    pub variance: f64,
+    /// E[x] and E[t], where the mean is kept by the bias.
+    pub means: Option<(Array1<f64>, Array1<f64>)>,
+    /// The metric, where it is not the identity.
+    pub metric: Option<Metric>,
+}
+
+/// A metric of outputs F, as its square root and the inverse of that.
+#[derive(Clone, Debug)]
+pub struct Metric {
+    /// F^(1/2), `[rows, rows]`.
+    pub root: Matrix,
+    /// F^(-1/2), on the range of F.
+    pub inverse_root: Matrix,
+}
+
+impl Metric {
+    /// From F, positive semidefinite; directions with less than a millionth of the largest weight
+    /// are lifted to that, so that the inverse stays bounded.
+    ///
+    /// # Errors
+    /// When F is not finite.
+    pub fn new(f: &Matrix) -> Result<Self> {
+        let eigen = symmetric_eigen(f)?;
+        let floor = eigen.values.first().copied().unwrap_or(0.0).max(f64::MIN_POSITIVE) * 1e-6;
+        let power = |exponent: f64| {
+            let scaled: Array1<f64> =
+                eigen.values.iter().map(|v| v.max(floor).powf(exponent)).collect();
+            product(&(&eigen.vectors * &scaled), &eigen.vectors.t().to_owned())
+        };
+        Ok(Self { root: power(0.5), inverse_root: power(-0.5) })
+    }
+}
+
+impl Fit {
+    /// Without data: every direction of the input counts alike.
+    #[must_use]
+    pub fn of_weight(weight: &Matrix) -> Self {
+        let energy = weight.iter().map(|v| v * v).sum();
+        Self {
+            xx: Matrix::eye(weight.ncols()),
+            tx: weight.clone(),
+            energy,
+            variance: energy,
+            means: None,
+            metric: None,
+        }
+    }
+
+    /// The layer's own outputs on its own inputs: t = W x. `ridge` is a share of the mean variance
+    /// of an input.
+    #[must_use]
+    pub fn of_inputs(weight: &Matrix, moments: &Moments, centred: bool, ridge: f64) -> Self {
+        let mut xx = moments.xx.clone();
+        if !centred {
+            for ((i, j), v) in xx.indexed_iter_mut() {
+                *v += moments.x_mean[i] * moments.x_mean[j];
+            }
+        }
+        let variance = energy(weight, &xx);
+        let ridge = add_ridge(&mut xx, ridge);
+        let tx = product(weight, &xx);
+        let own = weight.iter().map(|v| v * v).sum::<f64>() * ridge;
+        let means = centred.then(|| (moments.x_mean.clone(), moments.t_mean.clone()));
+        Self { xx, tx, energy: variance + own, variance, means, metric: None }
+    }
+
+    /// Given targets on the inputs that the layer will really see (sequential refit).
+    #[must_use]
+    pub fn of_targets(weight: &Matrix, moments: &Moments, ridge: f64) -> Self {
+        let mut xx = moments.xx.clone();
+        let ridge = add_ridge(&mut xx, ridge);
+        let tx = &moments.tx + &(weight * ridge);
+        let variance = moments.tt.sum();
+        let own = weight.iter().map(|v| v * v).sum::<f64>() * ridge;
+        let means = Some((moments.x_mean.clone(), moments.t_mean.clone()));
+        Self { xx, tx, energy: variance + own, variance, means, metric: None }
+    }
+
+    /// The same with a metric of outputs; `weight` and `moments` are those the fit was made of.
+    ///
+    /// Errors then count in units of the metric.
+    #[must_use]
+    pub fn with_metric(mut self, metric: Metric) -> Self {
+        // The targets' full second moment isn't kept: what the unrestricted map explains stands
+        // for it, so errors are counted against the best dense map.
+        self.tx = product(&metric.root, &self.tx);
+        if let Ok(cholesky) = Cholesky::new(&self.xx) {
+            let white = cholesky.whiten(&self.tx);
+            self.energy = white.iter().map(|v| v * v).sum();
+            self.variance = self.energy;
+        }
+        self.metric = Some(metric);
+        self
+    }
+
+    /// The unrestricted optimum.
+    ///
+    /// # Errors
+    /// When G is not positive definite.
+    pub fn dense(&self) -> Result<Matrix> {
+        Ok(self.outward(Cholesky::new(&self.xx)?.solve_right(&self.tx)?))
+    }
+
+    /// From the metric's coordinates back to outputs.
+    #[must_use]
+    pub fn outward(&self, last: Matrix) -> Matrix {
+        match &self.metric {
+            Some(metric) => product(&metric.inverse_root, &last),
+            None => last,
+        }
+    }
+
+    /// E|t - M x|^2 in the metric, the ridge's share included.
+    #[must_use]
+    pub fn error(&self, map: &Matrix) -> f64 {
+        let map = match &self.metric {
+            Some(metric) => product(&metric.root, map),
+            None => map.clone(),
+        };
+        let cross: f64 = map.iter().zip(&self.tx).map(|(a, b)| a * b).sum();
+        self.energy - 2.0 * cross + energy(&map, &self.xx)
+    }
+
+    /// The bias that keeps the mean exact for a map, or `original` where means are not known.
+    #[must_use]
+    pub fn bias(&self, map: &Matrix, original: &[f64]) -> Vec<f64> {
+        match &self.means {
+            Some((x, t)) => (t - &map.dot(x)).to_vec(),
+            None => original.to_vec(),
+        }
+    }
+}
+
+/// tr(M G M^T).
+fn energy(map: &Matrix, xx: &Matrix) -> f64 {
+    let image = product(map, xx);
+    map.iter().zip(&image).map(|(a, b)| a * b).sum()
+}
+
+/// Adds `share` of the mean diagonal element to the diagonal; returns what was added.
+fn add_ridge(xx: &mut Matrix, share: f64) -> f64 {
+    let n = xx.nrows().max(1);
+    let mean = xx.diag().sum() / n as f64;
+    // Inputs that never vary leave nothing to fit: then every direction counts alike.
+    let ridge = if mean > f64::MIN_POSITIVE { mean * share } else { 1.0 };
+    xx.diag_mut().iter_mut().for_each(|v| *v += ridge);
+    ridge
+}
+
+/// G of the rows of x that a first factor maps, summed over the rest (`[side, side]`).
+pub(super) fn side_moment(xx: &Matrix, side: usize, rest: usize) -> Matrix {
+    Matrix::from_shape_fn((side, side), |(i, j)| {
+        (0..rest).map(|k| xx[[i * rest + k, j * rest + k]]).sum()
+    })
+}
+
+/// Sum over outputs and the rest of W's products on one side: W'^T W', `[side, side]`.
+pub(super) fn side_gram(weight: &Matrix, side: usize, rest: usize) -> Matrix {
+    let mut unfolded = Matrix::zeros((side, weight.nrows() * rest));
+    for ((row, column), &value) in weight.indexed_iter() {
+        unfolded[[column / rest, row * rest + column % rest]] = value;
+    }
+    sandwich(&unfolded, &Matrix::eye(unfolded.ncols()))
+}

@@ -1,0 +1,206 @@
+//! What a run can be told, apart from its files.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::factorize::Scheme;
+use crate::score::MetricKind;
+
+/// Options of a compression.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Options {
+    /// How many times smaller the target becomes: what the original costs / what the output may
+    /// cost. More than 1. Default: none, which leaves the choice to a caller that has other bounds.
+    pub ratio: Option<f64>,
+    /// The cost that the ratio divides. Default: bytes.
+    pub target: Target,
+    /// Schemes that layers may be factorized by; leaving a layer as it is is always one more.
+    /// Default: all of them.
+    pub schemes: Vec<Scheme>,
+    /// Globs of node or weight names: only these layers are factorized. Default: empty, which
+    /// means all.
+    pub include: Vec<String>,
+    /// Globs of node or weight names: these layers are left as they are. Default: empty.
+    pub exclude: Vec<String>,
+    /// Ranks are multiples of this, at least 1. Default: 1.
+    pub rank_multiple: usize,
+    /// Candidates that survive a level of the search, at least 1. Default: 4.
+    pub beam: usize,
+    /// Networks that the search may score, each counted once however few samples it took.
+    /// Default: 400.
+    pub max_evals: usize,
+    /// Time after which the search ends with the best it has. Runs that hit it are no longer
+    /// repeatable. Default: none.
+    pub time_limit: Option<Duration>,
+    /// How ranks are chosen. Default: beam.
+    pub search: SearchMode,
+    /// What the factors are fitted to. Default: sequential.
+    pub statistics: Statistics,
+    /// Samples that layer statistics are gathered from. Default: 2000.
+    pub calibration_samples: usize,
+    /// Samples that candidates are scored on; none of them is used for calibration. Default: 1000.
+    pub search_samples: usize,
+    /// Seed of every random choice. Default: 0.
+    pub seed: u64,
+    /// Threads; the result doesn't depend on it. Default: one per core.
+    pub threads: Option<usize>,
+    /// What models are judged by. Default: top-1 accuracy with labels, else by the outputs: see
+    /// [`crate::score`].
+    pub metric: Option<MetricKind>,
+    /// Points of the metric that the written file may lose; when it loses more, the report says
+    /// so and the program ends with exit code 3. Default: none.
+    pub max_drop: Option<f64>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            ratio: None,
+            target: Target::Bytes,
+            schemes: Scheme::ALL.to_vec(),
+            include: Vec::new(),
+            exclude: Vec::new(),
+            rank_multiple: 1,
+            beam: 4,
+            max_evals: 400,
+            time_limit: None,
+            search: SearchMode::Beam,
+            statistics: Statistics::Sequential,
+            calibration_samples: 2000,
+            search_samples: 1000,
+            seed: 0,
+            threads: None,
+            metric: None,
+            max_drop: None,
+        }
+    }
+}
+
+/// Names for the variants of an option's enum: one definition for parsing and for printing.
+macro_rules! named {
+    ($type:ident { $($variant:ident = $name:literal),* $(,)? }) => {
+        impl $type {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$variant),*];
+
+            /// Its name on the command line and in reports.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)*
+                }
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.name())
+            }
+        }
+
+        impl FromStr for $type {
+            type Err = String;
+
+            fn from_str(text: &str) -> Result<Self, String> {
+                match text.to_ascii_lowercase().as_str() {
+                    $($name => Ok(Self::$variant),)*
+                    _ => Err(format!("`{text}` is none of {}", [$($name),*].join(", "))),
+                }
+            }
+        }
+    };
+}
+
+/// A cost of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Target {
+    /// Bytes of the stored weights.
+    #[default]
+    Bytes,
+    /// The number of weights.
+    Params,
+    /// Multiply-accumulates for one sample.
+    Macs,
+}
+
+named!(Target { Bytes = "bytes", Params = "params", Macs = "macs" });
+
+/// How ranks are chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum SearchMode {
+    /// Beam search around the budgeted start.
+    #[default]
+    Beam,
+    /// The published beam search, as reconstructed: from full rank down, every child scored.
+    Paper,
+    /// Only the budgeted start: the optimum of the predicted losses.
+    Start,
+}
+
+named!(SearchMode { Beam = "beam", Paper = "paper", Start = "start" });
+
+/// What factors are fitted to, each including those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Statistics {
+    /// The weights alone: plain SVD.
+    None,
+    /// The second moment of the layer's inputs.
+    Whitened,
+    /// Their mean as well, kept exact through the bias.
+    Centred,
+    /// The inputs that the layer has once the layers before it are factorized.
+    #[default]
+    Sequential,
+}
+
+named!(Statistics {
+    None = "none",
+    Whitened = "whitened",
+    Centred = "centred",
+    Sequential = "sequential",
+});
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_parse_back() {
+        for &target in Target::ALL {
+            assert_eq!(target.name().parse(), Ok(target));
+        }
+        for &mode in SearchMode::ALL {
+            assert_eq!(mode.name().parse(), Ok(mode));
+        }
+        for &statistics in Statistics::ALL {
+            assert_eq!(statistics.name().parse(), Ok(statistics));
+        }
+        assert_eq!(
+            "latency".parse::<Target>(),
+            Err("`latency` is none of bytes, params, macs".into())
+        );
+    }
+
+    /// Every field's documentation ends with its default.
+    #[test]
+    fn every_option_documents_its_default() {
+        let source = include_str!("options.rs");
+        let body = source
+            .split("pub struct Options {")
+            .nth(1)
+            .and_then(|rest| rest.split("\n}").next())
+            .expect("the struct");
+        let mut doc = String::new();
+        for line in body.lines().map(str::trim) {
+            if let Some(text) = line.strip_prefix("///") {
+                doc.push_str(text);
+            } else if let Some(field) = line.strip_prefix("pub ") {
+                let last = doc.rsplit("Default: ").next().unwrap_or_default();
+                assert!(doc.contains("Default: "), "`{field}` has no default");
+                assert!(last.ends_with('.') && last.len() < 120, "`{field}` ends with `{last}`");
+                doc.clear();
+            }
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! What was done and what it cost, as data; [`View::text`] and [`json`] show it.
+//!
+//! The field names are a contract, documented in `docs/json.md`: new ones may be added, none
+//! renamed or removed within a [`SCHEMA_VERSION`].
+
+mod models;
+mod size;
+mod table;
+mod text;
+#[cfg(test)]
+mod tests;
+
+use serde::Serialize;
+
+pub use models::{
+    BenchReport, CheckOutput, CheckReport, EvalMetric, EvalReport, InspectLayer, InspectModel,
+    InspectReport, InspectTotals, InspectValue,
+};
+pub use size::{gzip_bytes, peak_rss_bytes};
+pub use text::View;
+
+/// Version of the JSON views.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// A compression: what was asked, what was done, what it cost.
+#[derive(Clone, Debug, Serialize)]
+#[allow(missing_docs, reason = "docs/json.md documents every field, and a test compares")]
+pub struct Report {
+    pub schema_version: u32,
+    pub model: ModelSize,
+    pub output: OutputSize,
+    pub ratio: Ratio,
+    pub metric: Option<Metric>,
+    pub latency_ms: Option<Latency>,
+    pub seconds: Seconds,
+    pub peak_rss_bytes: Option<u64>,
+    pub search: Option<Search>,
+    pub layers: Vec<Layer>,
+    pub validation: Option<Validation>,
+    /// Targets and tolerances that were missed; when there are any the program ends with exit
+    /// code 3.
+    pub missed: Vec<String>,
+    pub warnings: Vec<String>,
+}
+
+/// The model that was read.
+#[derive(Clone, Debug, Default, Serialize)]
+#[allow(missing_docs)]
+pub struct ModelSize {
+    pub name: String,
+    pub opset: Option<i64>,
+    pub params: u64,
+    pub macs: Option<u64>,
+    pub bytes: u64,
+    pub gzip_bytes: Option<u64>,
+}
+
+/// The model that was written.
+#[derive(Clone, Debug, Default, Serialize)]
+#[allow(missing_docs)]
+pub struct OutputSize {
+    pub path: String,
+    pub params: u64,
+    pub macs: Option<u64>,
+    pub bytes: u64,
+    pub gzip_bytes: Option<u64>,
+}
+
+/// The ratio of the target's cost before to that after.
+#[derive(Clone, Debug, Default, Serialize)]
+#[allow(missing_docs)]
+pub struct Ratio {
+    pub asked: Option<f64>,
+    pub reached: Option<f64>,
+    pub target: String,
+}
+
+/// The metric after each stage; null where the stage did not run.
+#[derive(Clone, Debug, Default, Serialize)]
+#[allow(missing_docs)]
+pub struct Metric {
+    pub name: String,
+    pub unit: String,
+    pub higher_is_better: bool,
+    /// Where the samples are from, for a person to read.
+    pub source: String,
+    pub samples: usize,
+    pub original: f64,
+    pub factorized: Option<f64>,
+    pub tuned: Option<f64>,
+    pub written: Option<f64>,
+}
+
+/// Latency at batch 1 on one thread in milliseconds, taken in turns.
+#[derive(Clone, Debug, Default, Serialize)]
+#[allow(missing_docs)]
+pub struct Latency {
+    /// Median.
+    pub original: f64,
+    /// Median.
+    pub output: f64,
+    pub original_min: f64,
+    pub output_min: f64,
+    pub runs: usize,
+}
+
+/// Wall-clock seconds of the stages; null where the stage did not run.
+#[derive(Clone, Debug, Default, Serialize)]
+#[allow(missing_docs)]
+pub struct Seconds {
+    pub load: Option<f64>,
+    pub calibrate: Option<f64>,
+    pub factorize: Option<f64>,
+    pub search: Option<f64>,
+    pub tune: Option<f64>,
+    pub quantize: Option<f64>,
+    pub validate: Option<f64>,
+    pub total: f64,
+}
+
+/// What the search did.
+#[derive(Clone, Debug, Default, Serialize)]
+#[allow(missing_docs)]
+pub struct Search {
+    pub mode: String,
+    pub beam: usize,
+    pub evaluations: u64,
+    pub full_pass_equivalents: f64,
+    pub layer_passes: u64,
+    pub predicted_vs_measured_rank_correlation: Option<f64>,
+}
+
+/// What became of a weight.
+#[derive(Clone, Debug, Serialize)]
+#[allow(missing_docs)]
+pub struct Layer {
+    pub name: String,
+    pub op_type: String,
+    /// Shape of the weight as stored.
+    pub shape: Vec<usize>,
+    pub action: Action,
+    pub scheme: Option<String>,
+    /// The dim between the factors; for Tucker the one at the outputs.
+    pub rank: Option<usize>,
+    /// Tucker only: the dim at the inputs.
+    pub rank_in: Option<usize>,
+    pub full_rank: Option<usize>,
+    pub bits: Option<u32>,
+    pub params_before: u64,
+    pub params_after: u64,
+    pub macs_before: Option<u64>,
+    pub macs_after: Option<u64>,
+    /// Why the layer was kept or skipped.
+    pub reason: Option<String>,
+}
+
+/// What was done with a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// It could have been factorized and stays as it was.
+    Keep,
+    /// It was replaced by factors.
+    Factorize,
+    /// It can't be factorized, or was excluded.
+    Skip,
+}
+
+/// The written file in another runtime against the evaluator.
+#[derive(Clone, Debug, Default, Serialize)]
+#[allow(missing_docs)]
+pub struct Validation {
+    pub runtime: String,
+    pub samples: usize,
+    pub max_abs_difference: f64,
+    pub max_relative_difference: f64,
+}
+
+/// A view for programs: indented JSON with a newline at its end.
+#[must_use]
+pub fn json(report: &impl Serialize) -> String {
+    // Plain structs of numbers and strings always serialize; numbers that JSON lacks become null.
+    let mut text = serde_json::to_string_pretty(report).unwrap_or_default();
+    text.push('\n');
+    text
+}

@@ -1,0 +1,229 @@
+//! Views of full and of empty reports.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use super::*;
+
+fn full() -> Report {
+    let layer = |action, reason: Option<&str>| Layer {
+        name: "conv1.weight".into(),
+        op_type: "Conv".into(),
+        shape: vec![64, 32, 3, 3],
+        action,
+        scheme: Some("tucker".into()),
+        rank: Some(12),
+        rank_in: Some(10),
+        full_rank: Some(64),
+        bits: Some(32),
+        params_before: 18_432,
+        params_after: 2_168,
+        macs_before: Some(1000),
+        macs_after: Some(100),
+        reason: reason.map(str::to_owned),
+    };
+    Report {
+        schema_version: SCHEMA_VERSION,
+        model: ModelSize {
+            name: "m.onnx".into(),
+            opset: Some(17),
+            params: 20_000,
+            macs: Some(5000),
+            bytes: 80_000,
+            gzip_bytes: Some(70_000),
+        },
+        output: OutputSize {
+            path: "out.onnx".into(),
+            params: 5_000,
+            macs: Some(1000),
+            bytes: 20_000,
+            gzip_bytes: Some(17_500),
+        },
+        ratio: Ratio { asked: Some(4.0), reached: Some(4.01), target: "bytes".into() },
+        metric: Some(Metric {
+            name: "top1".into(),
+            unit: "%".into(),
+            higher_is_better: true,
+            source: "test.npz".into(),
+            samples: 1000,
+            original: 99.2,
+            factorized: Some(98.7),
+            tuned: Some(99.0),
+            written: Some(98.7),
+        }),
+        latency_ms: Some(Latency {
+            original: 1.0,
+            output: 0.4,
+            original_min: 0.9,
+            output_min: 0.3,
+            runs: 50,
+        }),
+        seconds: Seconds { load: Some(0.1), total: 3.25, ..Seconds::default() },
+        peak_rss_bytes: Some(123_000_000),
+        search: Some(Search {
+            mode: "beam".into(),
+            beam: 4,
+            evaluations: 321,
+            full_pass_equivalents: 120.5,
+            layer_passes: 1_000_000,
+            predicted_vs_measured_rank_correlation: Some(0.93),
+        }),
+        layers: vec![layer(Action::Factorize, None), layer(Action::Skip, Some("depthwise"))],
+        validation: Some(Validation {
+            runtime: "tract".into(),
+            samples: 100,
+            max_abs_difference: 1e-5,
+            max_relative_difference: 1e-6,
+        }),
+        missed: vec!["top1 fell by 0.50 points".into()],
+        warnings: vec!["the data is small".into()],
+    }
+}
+
+fn inspect() -> InspectReport {
+    let value = InspectValue { name: "x".into(), data_type: "F32".into(), shape: vec![None] };
+    InspectReport {
+        schema_version: SCHEMA_VERSION,
+        model: InspectModel { name: "m.onnx".into(), nodes: 1, ..InspectModel::default() },
+        inputs: vec![value.clone()],
+        outputs: vec![value],
+        layers: vec![InspectLayer { name: "w".into(), ..InspectLayer::default() }],
+        totals: InspectTotals::default(),
+        warnings: Vec::new(),
+    }
+}
+
+fn eval() -> EvalReport {
+    EvalReport {
+        schema_version: SCHEMA_VERSION,
+        metric: EvalMetric { name: "mse".into(), samples: 3, value: 0.25, ..EvalMetric::default() },
+        runtime: "tract".into(),
+        seconds: 1.0,
+        warnings: vec!["slow".into()],
+    }
+}
+
+fn check() -> CheckReport {
+    CheckReport {
+        schema_version: SCHEMA_VERSION,
+        runtime: "tract".into(),
+        samples: 3,
+        seconds: 1.0,
+        tolerance: 1e-4,
+        equal: false,
+        outputs: vec![CheckOutput { name: "y".into(), ..CheckOutput::default() }],
+        warnings: Vec::new(),
+    }
+}
+
+fn bench() -> BenchReport {
+    BenchReport {
+        schema_version: SCHEMA_VERSION,
+        runtime: "tract".into(),
+        runs: 50,
+        median_ms_a: 2.0,
+        min_ms_a: 1.5,
+        median_ms_b: 1.0,
+        min_ms_b: 0.5,
+        ratio: 2.0,
+        warnings: Vec::new(),
+    }
+}
+
+/// The paths of all fields in a value, as `docs/json.md` spells them.
+fn paths(value: &Value, prefix: &str, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                let path =
+                    if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+                paths(field, &path, found);
+                found.insert(path);
+            }
+        }
+        Value::Array(elements) => {
+            elements.iter().for_each(|e| paths(e, &format!("{prefix}[]"), found));
+        }
+        _ => {}
+    }
+}
+
+/// The fields that a section of `docs/json.md` lists.
+fn documented(title: &str) -> BTreeSet<String> {
+    include_str!("../../docs/json.md")
+        .split("\n## ")
+        .find(|section| section.lines().next() == Some(title))
+        .expect("the section")
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split('`').next().map(str::to_owned))
+        .collect()
+}
+
+#[test]
+fn every_field_is_documented_and_no_other() {
+    for (title, json) in [
+        ("Report", json(&full())),
+        ("Inspect", json(&inspect())),
+        ("Eval", json(&eval())),
+        ("Check", json(&check())),
+        ("Bench", json(&bench())),
+    ] {
+        let mut found = BTreeSet::new();
+        paths(&serde_json::from_str(&json).expect("JSON"), "", &mut found);
+        assert_eq!(found, documented(title), "{title}");
+    }
+}
+
+#[test]
+fn numbers_that_json_lacks_are_null() {
+    let mut report = full();
+    report.ratio.reached = Some(f64::NAN);
+    let value: Value = serde_json::from_str(&json(&report)).expect("JSON");
+    assert!(value["ratio"]["reached"].is_null());
+    assert_eq!(value["layers"][0]["action"], "factorize");
+}
+
+#[test]
+fn text_says_what_happened() {
+    let text = full().text(false);
+    for part in [
+        "conv1.weight  Conv  64x32x3x3  tucker  10+12/64  18,432  ->  2,168",
+        "depthwise",
+        "bytes          80,000  20,000   4.00x",
+        "latency, ms      1.00   0.400   2.50x",
+        "top1 on 1,000 samples (test.npz): original 99.20%, factorized 98.70%, tuned 99.00%, \
+         written 98.70%",
+        "ratio 4.010 of bytes, asked for 4.000",
+        "wrote out.onnx",
+        "321 networks scored",
+        "time 3.2 s (load 0.1), 123 MB at most",
+        "missed: top1 fell by 0.50 points",
+        "warning: the data is small",
+    ] {
+        assert!(text.contains(part), "no `{part}` in\n{text}");
+    }
+    assert!(!text.contains('\x1b') && text.lines().all(|line| line.trim_end() == line));
+    assert!(full().text(true).contains("\x1b[1m"));
+}
+
+#[test]
+fn text_leaves_out_what_is_not_known() {
+    let report = Report {
+        metric: None,
+        latency_ms: None,
+        search: None,
+        validation: None,
+        layers: Vec::new(),
+        peak_rss_bytes: None,
+        missed: Vec::new(),
+        warnings: Vec::new(),
+        ..full()
+    };
+    let text = report.text(false);
+    assert!(!text.contains("top1") && !text.contains("latency") && text.contains("params"));
+    for text in [inspect().text(false), eval().text(false), check().text(false), bench().text(true)]
+    {
+        assert!(text.ends_with('\n') && text.lines().count() >= 1);
+    }
+}

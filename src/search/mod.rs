@@ -1,0 +1,40 @@
+//! Which layers become which factors: candidates, a budget, and the true loss of the whole
+//! compressed network.
+//!
+//! A [`Network`] is the model with its layers and samples. [`Network::compress`] builds the
+//! compressed network for given choices, layer by layer: every layer is refitted to the original's
+//! targets on the inputs it will really see, so a score is that of the file that would be written.
+//! [`start`] allocates a budget by predicted losses; [`beam`] improves on it by true ones;
+//! [`paper`] is the published search.
+
+mod beam;
+mod network;
+mod options;
+mod paper;
+mod predict;
+mod sequential;
+mod start;
+
+pub use beam::{Limits, beam};
+pub use network::{Network, NetworkOptions, Samples, Statistics};
+pub use options::{LayerOption, LayerOptions};
+pub use paper::paper;
+pub use predict::{Prediction, rank_correlation};
+pub use sequential::{Compressed, Snapshots};
+pub use start::{Budget, Resource, start};
+
+/// For every compressible layer which of its options it takes; option 0 is dense.
+pub type Allocation = Vec<usize>;
+
+/// What a search did.
+#[derive(Clone, Debug, Default)]
+pub struct Effort {
+    /// Networks scored.
+    pub evaluations: u64,
+    /// Layers run on one sample each, statistics included.
+    pub layer_passes: u64,
+    /// Predicted and measured losses of the networks scored.
+    pub predicted: Vec<(f64, f64)>,
+    /// Why the search ended.
+    pub stopped: &'static str,
+}

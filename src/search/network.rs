@@ -1,0 +1,455 @@
+//! The model with its layers and samples: what a search works on.
+
+use std::collections::HashMap;
+
+use rayon::prelude::*;
+
+use super::{LayerOptions, Resource};
+use crate::dataset::Dataset;
+use crate::error::{Error, Result};
+use crate::eval::moments::{Moments, Sums};
+use crate::eval::{Evaluator, join, part};
+use crate::factorize::{Fit, Scheme};
+use crate::graph::Links;
+use crate::layer::{Extent, Layer, Positions, Rows, Weight, shapes};
+use crate::onnx::Model;
+use crate::score::{MetricKind, Score, Scorer};
+use crate::tensor::Tensor;
+
+/// What the factors are fitted to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Statistics {
+    /// The weights alone.
+    None,
+    /// Second moments of the original's inputs.
+    Whitened,
+    /// The same about their mean, which the bias keeps.
+    Centred,
+    /// The original's outputs, from the compressed network's inputs.
+    Sequential,
+}
+
+/// Knobs of a network's statistics.
+#[derive(Clone, Copy, Debug)]
+pub struct NetworkOptions {
+    /// What the factors are fitted to.
+    pub statistics: Statistics,
+    /// Ridge, as a share of the mean variance of a layer's inputs.
+    pub ridge: f64,
+    /// Rows that a layer's moments are taken over, as a multiple of its number of inputs.
+    pub rows_per_input: usize,
+    /// Seed of the choice of positions.
+    pub seed: u64,
+}
+
+/// Samples in runs of a size the evaluator likes.
+#[derive(Clone, Debug)]
+pub struct Samples {
+    data: Dataset,
+    indices: Vec<usize>,
+    size: usize,
+    /// The runs' inputs, where all of them fit into memory.
+    kept: Option<Vec<Vec<Tensor>>>,
+}
+
+/// Inputs of all runs are kept in memory up to this many bytes.
+const KEPT_BYTES: usize = 256 << 20;
+
+impl Samples {
+    /// The given samples of `data` for `evaluator`.
+    ///
+    /// # Errors
+    /// When the data can't be read.
+    pub fn new(data: &Dataset, indices: Vec<usize>, evaluator: &Evaluator) -> Result<Self> {
+        let first = data.batch(indices.get(..1).unwrap_or(&[]))?;
+        let size = evaluator.batch_size(&first);
+        let bytes = first.iter().map(Tensor::byte_len).sum::<usize>() * indices.len();
+        let mut samples = Self { data: data.clone(), indices, size, kept: None };
+        if bytes <= KEPT_BYTES {
+            let runs = (0..samples.runs()).map(|run| samples.load(run)).collect::<Result<_>>()?;
+            samples.kept = Some(runs);
+        }
+        Ok(samples)
+    }
+
+    /// Number of samples.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.indices.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.indices.is_empty()
+    }
+
+    /// Number of runs.
+    #[must_use]
+    pub fn runs(&self) -> usize {
+        self.indices.len().div_ceil(self.size)
+    }
+
+    /// The samples of a run.
+    #[must_use]
+    pub fn range(&self, run: usize) -> std::ops::Range<usize> {
+        run * self.size..((run + 1) * self.size).min(self.indices.len())
+    }
+
+    /// The labels, where there are any.
+    ///
+    /// # Errors
+    /// When the data can't be read.
+    pub fn labels(&self) -> Result<Option<Vec<i64>>> {
+        self.data.labels(&self.indices)
+    }
+
+    fn load(&self, run: usize) -> Result<Vec<Tensor>> {
+        self.data.batch(&self.indices[self.range(run)])
+    }
+
+    /// The inputs of a run, in the batch size that `evaluator` demands.
+    ///
+    /// # Errors
+    /// When the data can't be read.
+    pub fn inputs(&self, run: usize, evaluator: &Evaluator) -> Result<Vec<Tensor>> {
+        let inputs = match &self.kept {
+            Some(kept) => kept[run].clone(),
+            None => self.load(run)?,
+        };
+        let count = self.range(run).len();
+        Ok(inputs.iter().map(|t| part(t, &(0..count), evaluator.batches().fixed)).collect())
+    }
+}
+
+/// The model, its compressible layers in the order they run, and what is known of them.
+pub struct Network<'a> {
+    /// The model.
+    pub model: &'a Model,
+    /// The layers that can be compressed, in the order they run.
+    pub layers: Vec<Layer>,
+    /// Their weights.
+    pub weights: Vec<Weight>,
+    /// Where their maps are applied, for one sample.
+    pub extents: Vec<Extent>,
+    /// Runs the original.
+    pub evaluator: Evaluator,
+    /// The step of every layer.
+    pub steps: Vec<usize>,
+    /// Knobs.
+    pub options: NetworkOptions,
+    /// Samples that statistics are taken from.
+    pub calibration: Option<Samples>,
+    /// What the layers are to yield at sampled positions: for each layer, for each run.
+    pub(super) targets: Vec<Vec<Rows>>,
+    /// Moments of the original's inputs and outputs: for each layer, for each group.
+    pub moments: Vec<Vec<Moments>>,
+}
+
+/// Lanes that accumulate moments independently; a constant, so that sums don't depend on the number
+/// of threads.
+pub(super) const LANES: usize = 4;
+
+impl<'a> Network<'a> {
+    /// A network for the layers of `model` that have a map. `inputs` is one sample, for shapes.
+    ///
+    /// # Errors
+    /// When the model can't be run or a weight can't be read.
+    pub fn new(
+        model: &'a Model,
+        layers: &[Layer],
+        inputs: Vec<Tensor>,
+        options: NetworkOptions,
+    ) -> Result<Self> {
+        let evaluator = Evaluator::new(model)?;
+        let values = shapes(model, inputs)?;
+        let mut found: Vec<(usize, Layer)> = layers
+            .iter()
+            .filter(|layer| layer.map.is_some())
+            .filter_map(|layer| Some((evaluator.step_of(layer.node)?, layer.clone())))
+            .collect();
+        found.sort_by_key(|(step, _)| *step);
+        let (steps, layers): (Vec<usize>, Vec<Layer>) = found.into_iter().unzip();
+        let weights = layers.iter().map(|l| l.weight(model)).collect::<Result<_>>()?;
+        let extents = layers.iter().map(|l| l.extent(model, &values).unwrap_or_default()).collect();
+        Ok(Self {
+            model,
+            layers,
+            weights,
+            extents,
+            evaluator,
+            steps,
+            options,
+            calibration: None,
+            targets: Vec::new(),
+            moments: Vec::new(),
+        })
+    }
+
+    /// Runs the original on `samples` and keeps the layers' targets and moments.
+    ///
+    /// # Errors
+    /// When the model can't be run.
+    pub fn calibrate(&mut self, samples: Samples) -> Result<()> {
+        let names = self.observed();
+        let observed: Vec<&str> =
+            names.iter().flat_map(|(x, t)| [x.as_str(), t.as_str()]).collect();
+        let original = Evaluator::observing(self.model, &observed)?;
+        let id = |name: &str| {
+            original.value(name).ok_or_else(|| Error::InvalidModel {
+                reason: format!("value `{name}` is constant"),
+            })
+        };
+        let ids: Vec<(usize, usize)> =
+            names.iter().map(|(x, t)| Ok((id(x)?, id(t)?))).collect::<Result<_>>()?;
+        let positions: Vec<Positions> =
+            (0..self.layers.len()).map(|l| self.positions(l, samples.len())).collect();
+        let lanes: Vec<(Vec<Vec<Sums>>, Vec<Vec<Rows>>)> = lanes(samples.runs())
+            .into_par_iter()
+            .map(|runs| {
+                let mut sums: Vec<Vec<Sums>> =
+                    (0..self.layers.len()).map(|l| self.sums(l)).collect();
+                let mut targets: Vec<Vec<Rows>> = vec![Vec::new(); self.layers.len()];
+                for run in runs {
+                    let mut state = original.start(samples.inputs(run, &original)?)?;
+                    original.advance(&mut state, usize::MAX)?;
+                    let range = samples.range(run);
+                    for (l, (x, t)) in ids.iter().enumerate() {
+                        let get = |id: usize| {
+                            let tensor = original.get(&state, id).ok_or_else(|| self.lost(l))?;
+                            Ok::<_, Error>(cut(&tensor, range.len()))
+                        };
+                        let (x, t) = (get(*x)?, get(*t)?);
+                        let first = range.start as u64;
+                        let x = self.rows(l, &x, first, &positions[l], true)?;
+                        let t = self.rows(l, &t, first, &positions[l], false)?;
+                        for (sums, (x, t)) in sums[l].iter_mut().zip(x.groups.iter().zip(&t.groups))
+                        {
+                            sums.add(x, t).map_err(|source| self.fault(l, source))?;
+                        }
+                        targets[l].push(t);
+                    }
+                }
+                Ok((sums, targets))
+            })
+            .collect::<Result<_>>()?;
+        let mut totals: Vec<Vec<Sums>> = (0..self.layers.len()).map(|l| self.sums(l)).collect();
+        self.targets = vec![Vec::new(); self.layers.len()];
+        for (sums, targets) in lanes {
+            for (l, (sums, targets)) in sums.iter().zip(targets).enumerate() {
+                totals[l].iter_mut().zip(sums).for_each(|(total, sums)| total.merge(sums));
+                self.targets[l].extend(targets);
+            }
+        }
+        self.moments =
+            totals.iter().map(|groups| groups.iter().filter_map(Sums::moments).collect()).collect();
+        if self.moments.iter().zip(&self.layers).any(|(m, l)| {
+            l.map.as_ref().is_some_and(|map| m.len() != map.groups)
+                || m.iter().any(|m| m.xx.iter().chain(&m.tx).any(|v| !v.is_finite()))
+        }) {
+            return Err(Error::DataMismatch {
+                reason: "the model's values on this data are not finite".to_owned(),
+            });
+        }
+        self.calibration = Some(samples);
+        Ok(())
+    }
+
+    /// Names of every layer's input and of what it is to yield: its output, or the sum that its
+    /// output is added to where the evaluator computes both together.
+    fn observed(&self) -> Vec<(String, String)> {
+        let graph = self.model.graph();
+        let links = Links::new(graph);
+        self.layers
+            .iter()
+            .zip(&self.steps)
+            .map(|(layer, &step)| {
+                let node = &graph.node[layer.node];
+                let data = layer.map.as_ref().map_or(0, |m| m.data_input());
+                let x = node.input.get(data).cloned().unwrap_or_default();
+                let mut t = node.output.first().cloned().unwrap_or_default();
+                if self.evaluator.residual_of(step)
+                    && let Some(add) = links.sole_consumer(&t)
+                    && let Some(sum) = graph.node[add.node].output.first()
+                {
+                    t = sum.clone();
+                }
+                (x, t)
+            })
+            .collect()
+    }
+
+    /// Positions of a layer at which it is looked at, for `samples` samples.
+    pub(super) fn positions(&self, layer: usize, samples: usize) -> Positions {
+        let columns = self.layers[layer].map.as_ref().map_or(1, |m| m.columns);
+        let rows = (self.options.rows_per_input * columns).clamp(4096, 1 << 17);
+        Positions {
+            per_sample: rows.div_ceil(samples.max(1)).max(1),
+            seed: self.options.seed ^ (layer as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15),
+        }
+    }
+
+    /// Empty sums for every group of a layer.
+    pub(super) fn sums(&self, layer: usize) -> Vec<Sums> {
+        let map = self.layers[layer].map.as_ref();
+        map.map_or_else(Vec::new, |m| vec![Sums::new(m.columns, m.rows); m.groups])
+    }
+
+    pub(super) fn rows(
+        &self,
+        layer: usize,
+        tensor: &Tensor,
+        first: u64,
+        at: &Positions,
+        input: bool,
+    ) -> Result<Rows> {
+        let Some(map) = &self.layers[layer].map else { return Ok(Rows::default()) };
+        if input { map.input_rows(tensor, first, at) } else { map.output_rows(tensor, first, at) }
+            .map_err(|source| self.fault(layer, source))
+    }
+
+    pub(super) fn fault(&self, layer: usize, source: crate::error::OpError) -> Error {
+        let layer = &self.layers[layer];
+        Error::Node { node: layer.name.clone(), op_type: layer.op_type.clone(), source }
+    }
+
+    pub(super) fn lost(&self, layer: usize) -> Error {
+        Error::InvalidModel { reason: format!("`{}` has no input value", self.layers[layer].name) }
+    }
+
+    /// The fits of a layer's groups to the original's own inputs, or to the weight alone.
+    #[must_use]
+    pub fn own_fits(&self, layer: usize) -> Vec<Fit> {
+        let weights = &self.weights[layer].groups;
+        let takes_bias = self.layers[layer].map.as_ref().is_some_and(|m| m.takes_bias());
+        match (self.options.statistics, self.moments.get(layer)) {
+            (Statistics::None, _) | (_, None) => weights.iter().map(Fit::of_weight).collect(),
+            (statistics, Some(moments)) => {
+                let centred = takes_bias && statistics >= Statistics::Centred;
+                let mut fits: Vec<Fit> = weights
+                    .iter()
+                    .zip(moments)
+                    .map(|(w, m)| Fit::of_inputs(w, m, centred, self.options.ridge))
+                    .collect();
+                // Targets may hold an added value: the mean of W x + b is the weight's own.
+                let rows = weights.first().map_or(0, |w| w.nrows());
+                for (g, (fit, w)) in fits.iter_mut().zip(weights).enumerate() {
+                    if let Some((x, t)) = &mut fit.means {
+                        let bias = &self.weights[layer].bias[g * rows..(g + 1) * rows];
+                        *t = w.dot(x) + ndarray::ArrayView1::from(bias);
+                    }
+                }
+                fits
+            }
+        }
+    }
+
+    /// The forms that every layer can take, pruned for a resource.
+    ///
+    /// # Errors
+    /// When a decomposition fails.
+    pub fn layer_options(
+        &self,
+        schemes: &[Scheme],
+        rank_multiple: usize,
+        resource: Resource,
+    ) -> Result<Vec<LayerOptions>> {
+        (0..self.layers.len())
+            .into_par_iter()
+            .map(|l| {
+                let node = &self.model.graph().node[self.layers[l].node];
+                let fits = self.own_fits(l);
+                let at = self.extents[l];
+                let mut options = LayerOptions::new(
+                    &self.layers[l],
+                    node,
+                    &fits,
+                    schemes,
+                    rank_multiple.max(1),
+                    at,
+                )?;
+                options.prune(|cost| resource.of(cost));
+                Ok(options)
+            })
+            .collect()
+    }
+
+    /// The original's outputs on `samples`.
+    ///
+    /// # Errors
+    /// When the model can't be run.
+    pub fn original_outputs(&self, samples: &Samples) -> Result<Vec<Tensor>> {
+        outputs(&self.evaluator, samples)
+    }
+
+    /// A scorer for `samples`, by the labels where there are any.
+    ///
+    /// # Errors
+    /// When labels or metric don't fit the outputs.
+    pub fn scorer(
+        &self,
+        samples: &Samples,
+        metric: Option<MetricKind>,
+        labels: bool,
+    ) -> Result<Scorer> {
+        let labels = if labels { samples.labels()? } else { None };
+        Scorer::new(self.original_outputs(samples)?, labels, metric, None)
+    }
+}
+
+/// An evaluator's outputs on all samples, joined.
+///
+/// # Errors
+/// When the model can't be run.
+pub fn outputs(evaluator: &Evaluator, samples: &Samples) -> Result<Vec<Tensor>> {
+    let runs: Vec<Vec<Tensor>> = (0..samples.runs())
+        .into_par_iter()
+        .map(|run| {
+            let outputs = evaluator.run(samples.inputs(run, evaluator)?)?;
+            evaluator.per_sample(outputs, samples.range(run).len())
+        })
+        .collect::<Result<_>>()?;
+    join(&runs)
+}
+
+/// An evaluator's score on all samples.
+///
+/// # Errors
+/// When the model can't be run.
+pub fn score(evaluator: &Evaluator, samples: &Samples, scorer: &Scorer) -> Result<Score> {
+    let parts: Vec<Score> = (0..samples.runs())
+        .into_par_iter()
+        .map(|run| {
+            let outputs = evaluator.run(samples.inputs(run, evaluator)?)?;
+            let range = samples.range(run);
+            scorer.score(&evaluator.per_sample(outputs, range.len())?, range)
+        })
+        .collect::<Result<_>>()?;
+    Ok(gather(parts))
+}
+
+pub(super) fn gather(parts: Vec<Score>) -> Score {
+    let mut parts = parts.into_iter();
+    let mut total =
+        parts.next().unwrap_or_else(|| Score { losses: Vec::new(), metrics: Vec::new() });
+    parts.for_each(|part| total.extend(part));
+    total
+}
+
+/// Runs in consecutive stretches, one per lane.
+pub(super) fn lanes(runs: usize) -> Vec<std::ops::Range<usize>> {
+    (0..LANES).map(|lane| lane * runs / LANES..(lane + 1) * runs / LANES).collect()
+}
+
+/// The first `samples` of a batch that was filled up; tensors without a batch axis stay.
+pub(super) fn cut(tensor: &Tensor, samples: usize) -> Tensor {
+    match tensor.shape().first() {
+        Some(&rows) if rows > samples => tensor.slice_batch(0, samples),
+        _ => tensor.clone(),
+    }
+}
+
+/// Constants by name, for an evaluator.
+pub(super) fn by_name(constants: &[(String, Tensor)]) -> HashMap<String, Tensor> {
+    constants.iter().cloned().collect()
+}

@@ -1,0 +1,123 @@
+//! What a layer can become, and what that costs.
+
+use crate::error::Result;
+use crate::factorize::{Choice, Fit, Scheme, curves, replace};
+use crate::graph::NameAllocator;
+use crate::layer::{Cost, Extent, Layer};
+use crate::onnx::{NodeProto, TensorProto};
+use prost::Message;
+
+/// One form of a layer.
+#[derive(Clone, Debug)]
+pub struct LayerOption {
+    /// Scheme and ranks; `None` leaves the layer dense.
+    pub choice: Option<Choice>,
+    /// What it costs.
+    pub cost: Cost,
+    /// Squared error of the layer's output as a share of its variance.
+    pub error: f64,
+}
+
+/// The forms of a layer that no other one beats in both cost and error, dearest first; the first is
+/// dense.
+#[derive(Clone, Debug)]
+pub struct LayerOptions {
+    /// The forms.
+    pub options: Vec<LayerOption>,
+}
+
+impl LayerOptions {
+    /// The forms of `layer` under the given fits of its groups.
+    ///
+    /// `at` says where the map is applied; ranks are multiples of `rank_multiple`.
+    ///
+    /// # Errors
+    /// When a decomposition fails.
+    pub fn new(
+        layer: &Layer,
+        node: &NodeProto,
+        fits: &[Fit],
+        schemes: &[Scheme],
+        rank_multiple: usize,
+        at: Extent,
+    ) -> Result<Self> {
+        let Some(map) = &layer.map else {
+            return Ok(Self { options: vec![dense(layer, at)] });
+        };
+        let variance: f64 = fits.iter().map(|fit| fit.variance).sum();
+        let own: f64 = fits.iter().map(|fit| fit.energy - fit.variance).sum();
+        let mut options = vec![dense(layer, at)];
+        let curves = curves(map, fits, schemes)?;
+        for curve in &curves {
+            let overhead = overhead(layer, node, curve.scheme)?;
+            for (choice, error) in curve.choices(map)? {
+                let whole = |rank: usize| rank % rank_multiple == 0;
+                if !whole(choice.rank) || !choice.rank_in.is_none_or(whole) {
+                    continue;
+                }
+                let params = choice.params(map) as u64;
+                if params >= layer.weight_params {
+                    continue;
+                }
+                // A layer without bias gets one: its mean moves there.
+                let bias = if map.takes_bias() { map.groups * map.rows } else { 0 } as u64;
+                let bias = bias.max(layer.bias_params);
+                let cost = Cost {
+                    params: params + bias,
+                    macs: choice.macs(map, at),
+                    bytes: 4 * (params + bias) + overhead,
+                };
+                // The ridge's share of the error says nothing about the data.
+                let error = ((error - own).max(0.0) / variance.max(f64::MIN_POSITIVE)).min(1.0);
+                options.push(LayerOption { choice: Some(choice), cost, error });
+            }
+        }
+        Ok(Self { options })
+    }
+
+    /// Keeps the forms that no other one beats in both error and `cost`.
+    pub fn prune(&mut self, cost: impl Fn(&Cost) -> u64) {
+        let mut rest = self.options.split_off(1);
+        // By cost, and the smaller error first among equals.
+        rest.sort_by(|a, b| cost(&a.cost).cmp(&cost(&b.cost)).then(a.error.total_cmp(&b.error)));
+        let mut best = f64::INFINITY;
+        rest.retain(|option| {
+            let better = option.error < best;
+            best = best.min(option.error);
+            better
+        });
+        rest.retain(|option| cost(&option.cost) < cost(&self.options[0].cost));
+        self.options.extend(rest.into_iter().rev());
+    }
+}
+
+fn dense(layer: &Layer, at: Extent) -> LayerOption {
+    let (params, columns) = (
+        layer.weight_params + layer.bias_params,
+        layer.map.as_ref().map_or(0, |m| m.columns * m.rows * m.groups) as u64,
+    );
+    let cost = Cost { params, macs: columns * at.output, bytes: 4 * params };
+    LayerOption { choice: None, cost, error: 0.0 }
+}
+
+/// Bytes that a scheme's nodes and tensors take beside their elements, less those of the layer's own
+/// node.
+fn overhead(layer: &Layer, node: &NodeProto, scheme: Scheme) -> Result<u64> {
+    let Some(map) = &layer.map else { return Ok(0) };
+    let choice = Choice { scheme, rank: 1, rank_in: (scheme == Scheme::Tucker).then_some(1) };
+    let factors = crate::factorize::Factors::zeros(choice, map);
+    let mut names = NameAllocator::default();
+    let replacement = replace(layer, node, &factors, &mut names)?;
+    // Numbers in a header grow with the ranks by a few bytes.
+    const SLACK: usize = 12;
+    let nodes: usize = replacement.nodes.iter().map(|n| n.encoded_len() + 4).sum();
+    let tensors: usize = replacement
+        .constants
+        .iter()
+        .map(|(name, tensor)| {
+            TensorProto::from_tensor(name, tensor).encoded_len() + SLACK - tensor.byte_len()
+        })
+        .sum();
+    let own = node.encoded_len() + 4 + layer.weight.len() + 12;
+    Ok((nodes + tensors).saturating_sub(own) as u64)
+}

@@ -1,0 +1,304 @@
+//! The compressed network for an allocation, refitted layer by layer, and its true loss.
+
+use rayon::prelude::*;
+
+use super::network::{Network, Samples, Statistics, by_name, gather, lanes};
+use super::{Allocation, Effort, LayerOptions};
+use crate::error::{Error, Result};
+use crate::eval::moments::{Moments, Sums};
+use crate::eval::{Evaluator, State};
+use crate::factorize::{Choice, Factors, Fit, curves, replace};
+use crate::graph::NameAllocator;
+use crate::layer::Rows;
+use crate::score::{Score, Scorer};
+
+/// A compressed network.
+#[derive(Clone)]
+pub struct Compressed {
+    /// The choice of every layer; `None` is dense.
+    pub choices: Vec<Option<Choice>>,
+    /// New weights of every layer; `None` where the original's stay.
+    pub factors: Vec<Option<Factors>>,
+    /// Runs it.
+    pub evaluator: Evaluator,
+}
+
+/// States of all runs of a set of samples before some of the layers, so that a network that differs
+/// only from there on need not run what comes earlier.
+#[derive(Default)]
+pub struct Snapshots {
+    /// By layer, ascending.
+    at: Vec<(usize, Vec<State>)>,
+    bytes: usize,
+    limit: usize,
+}
+
+impl Snapshots {
+    /// None yet; at most `limit` bytes of tensors are held.
+    #[must_use]
+    pub fn new(limit: usize) -> Self {
+        Self { at: Vec::new(), bytes: 0, limit }
+    }
+
+    /// Forgets everything from `layer` on: the network has changed there.
+    pub fn forget(&mut self, layer: usize) {
+        self.at.retain(|(l, _)| *l <= layer);
+        self.bytes = self.at.iter().map(|(_, states)| size(states)).sum();
+    }
+
+    /// The states furthest on, not past `layer`.
+    fn before(&self, layer: usize) -> Option<Vec<State>> {
+        self.at.iter().rev().find(|(l, _)| *l <= layer).map(|(_, states)| states.clone())
+    }
+
+    fn keep(&mut self, layer: usize, states: &[State]) {
+        let bytes = size(states);
+        if self.bytes + bytes > self.limit || self.at.iter().any(|(l, _)| *l == layer) {
+            return;
+        }
+        self.bytes += bytes;
+        self.at.push((layer, states.to_vec()));
+        self.at.sort_by_key(|(l, _)| *l);
+    }
+}
+
+fn size(states: &[State]) -> usize {
+    states.iter().map(State::byte_len).sum()
+}
+
+impl Network<'_> {
+    /// The original as a compressed network: every layer dense and untouched.
+    #[must_use]
+    pub fn dense(&self) -> Compressed {
+        Compressed {
+            choices: vec![None; self.layers.len()],
+            factors: vec![None; self.layers.len()],
+            evaluator: self.evaluator.clone(),
+        }
+    }
+
+    /// The choices of an allocation.
+    #[must_use]
+    pub fn choices(options: &[LayerOptions], allocation: &Allocation) -> Vec<Option<Choice>> {
+        options.iter().zip(allocation).map(|(layer, &o)| layer.options[o].choice).collect()
+    }
+
+    /// The compressed network for `choices`. What it shares with `base` up to the first layer that
+    /// differs is taken over; `snapshots` are of `base`'s calibration runs.
+    ///
+    /// # Errors
+    /// When the network can't be run or a fit fails.
+    pub fn compress(
+        &self,
+        choices: &[Option<Choice>],
+        base: &Compressed,
+        snapshots: &mut Snapshots,
+        effort: &mut Effort,
+    ) -> Result<Compressed> {
+        let differs = |l: usize| choices[l] != base.choices[l];
+        let Some(first) = (0..self.layers.len()).find(|&l| differs(l)) else {
+            return Ok(base.clone());
+        };
+        let mut network = base.clone();
+        network.choices = choices.to_vec();
+        let calibration = match (&self.calibration, self.options.statistics) {
+            (Some(samples), Statistics::Sequential) => samples,
+            _ => {
+                for l in first..self.layers.len() {
+                    let factors = match choices[l] {
+                        None => None,
+                        choice => Some(self.factors(l, choice, &self.own_fits(l))?),
+                    };
+                    self.install(&mut network, l, factors)?;
+                }
+                return Ok(network);
+            }
+        };
+        let mut states = match snapshots.before(first) {
+            Some(states) => states,
+            None => self.starts(calibration)?,
+        };
+        let changed_before = network.factors[..first].iter().any(Option::is_some);
+        let mut changed = changed_before;
+        for l in first..self.layers.len() {
+            effort.layer_passes += calibration.len() as u64;
+            if choices[l].is_none() && !changed {
+                self.install(&mut network, l, None)?;
+                continue;
+            }
+            changed = true;
+            let moments = self.moments_before(l, &network.evaluator, calibration, &mut states)?;
+            if l == first {
+                snapshots.keep(first, &states);
+            }
+            let fits = self.fits(l, &moments);
+            let factors = self.factors(l, choices[l], &fits)?;
+            self.install(&mut network, l, Some(factors))?;
+        }
+        Ok(network)
+    }
+
+    /// The states of all runs before the first step.
+    fn starts(&self, samples: &Samples) -> Result<Vec<State>> {
+        (0..samples.runs())
+            .map(|run| self.evaluator.start(samples.inputs(run, &self.evaluator)?))
+            .collect()
+    }
+
+    /// Advances all runs to layer `l` and takes the moments of what it sees there against its
+    /// targets, from which what will be added to its output is subtracted: so a layer makes up for
+    /// the errors of the branch it is added to (He, Zhang and Sun 2017, section 3.3).
+    fn moments_before(
+        &self,
+        l: usize,
+        evaluator: &Evaluator,
+        samples: &Samples,
+        states: &mut [State],
+    ) -> Result<Vec<Moments>> {
+        let step = self.steps[l];
+        let positions = self.positions(l, samples.len());
+        let data = self.layers[l].map.as_ref().map_or(0, |m| m.data_input());
+        let mut rest = states;
+        let mut parts = Vec::new();
+        for lane in lanes(samples.runs()) {
+            let (part, after) = rest.split_at_mut(lane.len());
+            parts.push((lane, part));
+            rest = after;
+        }
+        let sums: Vec<Vec<Sums>> = parts
+            .into_par_iter()
+            .map(|(runs, states)| {
+                let mut sums = self.sums(l);
+                for (run, state) in runs.zip(states) {
+                    evaluator.advance(state, step)?;
+                    let range = samples.range(run);
+                    let first = range.start as u64;
+                    let x = evaluator.step_input(state, step, data).ok_or_else(|| self.lost(l))?;
+                    let x = super::network::cut(&x, range.len());
+                    let x = self.rows(l, &x, first, &positions, true)?;
+                    let mut t = self.targets[l][run].clone();
+                    if let Some(added) = evaluator.step_residual(state, step) {
+                        let added = super::network::cut(&added, range.len());
+                        let added = self.rows(l, &added, first, &positions, false)?;
+                        subtract(&mut t, &added);
+                    }
+                    for (sums, (x, t)) in sums.iter_mut().zip(x.groups.iter().zip(&t.groups)) {
+                        sums.add(x, t).map_err(|source| self.fault(l, source))?;
+                    }
+                }
+                Ok(sums)
+            })
+            .collect::<Result<_>>()?;
+        let mut total = self.sums(l);
+        for sums in &sums {
+            total.iter_mut().zip(sums).for_each(|(total, sums)| total.merge(sums));
+        }
+        Ok(total.iter().filter_map(Sums::moments).collect())
+    }
+
+    /// The fits of a layer's groups to its targets on the inputs it will see.
+    fn fits(&self, l: usize, moments: &[Moments]) -> Vec<Fit> {
+        let takes_bias = self.layers[l].map.as_ref().is_some_and(|m| m.takes_bias());
+        self.weights[l]
+            .groups
+            .iter()
+            .zip(moments)
+            .map(|(w, m)| {
+                if takes_bias {
+                    Fit::of_targets(w, m, self.options.ridge)
+                } else {
+                    // What is added to the product is not known here: its own output is the target.
+                    Fit::of_inputs(w, m, false, self.options.ridge)
+                }
+            })
+            .collect()
+    }
+
+    fn factors(&self, l: usize, choice: Option<Choice>, fits: &[Fit]) -> Result<Factors> {
+        let map = self.layers[l].map.as_ref().ok_or_else(|| self.lost(l))?;
+        let bias = &self.weights[l].bias;
+        let Some(choice) = choice else {
+            let share = bias.len() / fits.len().max(1);
+            let mut factors = Factors { choice: None, groups: Vec::new(), bias: Vec::new() };
+            for (g, fit) in fits.iter().enumerate() {
+                let dense = fit.dense()?;
+                factors.bias.extend(fit.bias(&dense, &bias[g * share..(g + 1) * share]));
+                factors.groups.push(vec![dense]);
+            }
+            return Ok(factors);
+        };
+        let curves = curves(map, fits, &[choice.scheme])?;
+        let curve = curves.first().ok_or_else(|| Error::Plan {
+            reason: format!("`{}` has no scheme {}", self.layers[l].name, choice.scheme),
+        })?;
+        curve.factors(choice, fits, bias)
+    }
+
+    fn install(&self, network: &mut Compressed, l: usize, factors: Option<Factors>) -> Result<()> {
+        let step = self.steps[l];
+        match &factors {
+            None => network.evaluator.restore(step, &self.evaluator),
+            Some(factors) => {
+                let node = &self.model.graph().node[self.layers[l].node];
+                let mut names = NameAllocator::default();
+                for name in node.input.iter().chain(&node.output) {
+                    names.fresh(name);
+                }
+                let replacement = replace(&self.layers[l], node, factors, &mut names)?;
+                network.evaluator.replace(
+                    step,
+                    &replacement.nodes,
+                    &by_name(&replacement.constants),
+                    node,
+                    &self.model.proto.opset_import,
+                )?;
+            }
+        }
+        network.factors[l] = factors;
+        Ok(())
+    }
+
+    /// The score of a network on `samples`; up to layer `first` it is the one `snapshots` are of.
+    ///
+    /// # Errors
+    /// When the network can't be run.
+    pub fn score(
+        &self,
+        network: &Compressed,
+        samples: &Samples,
+        scorer: &Scorer,
+        first: usize,
+        snapshots: &mut Snapshots,
+        effort: &mut Effort,
+    ) -> Result<Score> {
+        let evaluator = &network.evaluator;
+        let step = self.steps.get(first).copied().unwrap_or(usize::MAX);
+        effort.evaluations += 1;
+        effort.layer_passes += (samples.len() * (self.layers.len() - first)) as u64;
+        let known = snapshots.before(first);
+        let runs: Vec<(State, Score)> = (0..samples.runs())
+            .into_par_iter()
+            .map(|run| {
+                let mut state = match &known {
+                    Some(states) => states[run].clone(),
+                    None => evaluator.start(samples.inputs(run, evaluator)?)?,
+                };
+                evaluator.advance(&mut state, step)?;
+                let mut rest = state.clone();
+                evaluator.advance(&mut rest, usize::MAX)?;
+                let range = samples.range(run);
+                let outputs = evaluator.per_sample(evaluator.finish(&rest)?, range.len())?;
+                Ok((state, scorer.score(&outputs, range)?))
+            })
+            .collect::<Result<_>>()?;
+        let (states, scores): (Vec<State>, Vec<Score>) = runs.into_iter().unzip();
+        snapshots.keep(first, &states);
+        Ok(gather(scores))
+    }
+}
+
+fn subtract(t: &mut Rows, added: &Rows) {
+    for (t, added) in t.groups.iter_mut().zip(&added.groups) {
+        t.iter_mut().zip(added).for_each(|(t, a)| *t -= a);
+    }
+}
