@@ -91,6 +91,7 @@ impl Evaluator {
                     op_type: node.op_type().to_owned(),
                 }),
                 fallback,
+                taken: Arc::default(),
             });
         }
         let input_ids: Vec<ValueId> = inputs.iter().map(|input| id(&input.name)).collect();

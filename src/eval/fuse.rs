@@ -22,12 +22,21 @@ pub(super) fn fuse(
                 steps[index].inputs.push(Some(other));
             }
         }
-        if let Some((activation, clamp)) = activation(steps, index, kept, constants) {
+        while let Some((activation, clamp)) = activation(steps, index, kept, constants) {
+            let before = steps[index].epilogue.clamp;
+            let clamp = Clamp { low: within(before.low, clamp), high: within(before.high, clamp) };
             let epilogue = Epilogue { clamp, ..steps[index].epilogue };
-            merge(steps, index, activation, epilogue);
+            if !merge(steps, index, activation, epilogue) {
+                break;
+            }
         }
         index += 1;
     }
+}
+
+/// `value` brought into the bounds.
+fn within(value: f32, clamp: Clamp) -> f32 {
+    value.max(clamp.low).min(clamp.high)
 }
 
 /// Gives step `index` the epilogue and takes over the output of step `next`, which goes.
@@ -89,9 +98,6 @@ fn activation(
     kept: &HashSet<ValueId>,
     constants: &HashMap<ValueId, Tensor>,
 ) -> Option<(usize, Clamp)> {
-    if steps[index].epilogue.clamp != Clamp::NONE {
-        return None;
-    }
     let (next, position) = sole_reader(steps, index, kept)?;
     let step = &steps[next];
     if position != 0 {

@@ -4,6 +4,7 @@
 use crate::error::OpError;
 
 use super::ConvShape;
+use crate::kernels::lanes::Part;
 
 /// Extents along depth, height and width.
 pub type Spatial = [usize; 3];
@@ -25,10 +26,8 @@ pub(super) struct Vector {
 pub(super) struct Chunk {
     /// Element of the input row that lane 0 has; negative before the row.
     pub source: isize,
-    /// First lane that the row has an element for.
-    pub first: usize,
-    /// First lane past those.
-    pub end: usize,
+    /// The lanes that the row has elements for.
+    pub part: Part,
 }
 
 /// The padded copy of one group's channels of a sample:
@@ -244,11 +243,8 @@ fn chunks(
         .step_by(lanes)
         .map(|at| {
             let end = end.saturating_sub(at).min(lanes);
-            Chunk {
-                source: (at * stride + start) as isize - pad as isize,
-                first: first.saturating_sub(at).min(end),
-                end,
-            }
+            let part = Part::new(first.saturating_sub(at).min(end), end, stride);
+            Chunk { source: (at * stride + start) as isize - pad as isize, part }
         })
         .collect()
 }

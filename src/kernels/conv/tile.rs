@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 use std::arch::x86_64::{__m256, __m512};
 
 use super::{Block, Clamp, Image, PackedConv, Vector};
-use crate::kernels::lanes::{Isa, Lanes, Portable};
+use crate::kernels::lanes::{Isa, Lanes, Part, Portable};
 
 /// One group of one sample.
 pub(super) struct Job<'a> {
@@ -89,15 +89,20 @@ unsafe fn run_lanes<V: Lanes>(job: &Job<'_>, scratch: &mut Vec<f32>, out: &mut [
     // SAFETY: bases, taps and blocks were made for these buffers.
     unsafe {
         if !image.is_input {
-            fill::<V>(job, scratch.as_mut_ptr());
+            match job.conv.shape.strides[2] {
+                1 => fill::<V, 1>(job, scratch.as_mut_ptr()),
+                2 => fill::<V, 2>(job, scratch.as_mut_ptr()),
+                _ => fill::<V, 0>(job, scratch.as_mut_ptr()),
+            }
             sums.data = scratch.as_ptr();
         }
         sums.blocks::<V>();
         if let Some(tail) = image.tail {
             // What is left is copied to where whole vectors can be read.
+            let part = Part::new(0, tail.len, 1);
             for (c, &tap) in image.taps.iter().enumerate() {
                 let from = job.input.as_ptr().add(tap + tail.base);
-                V::load_part(from, 1, 0, tail.len).store(scratch.as_mut_ptr().add(c * V::COUNT));
+                V::load_part::<1>(from, part).store(scratch.as_mut_ptr().add(c * V::COUNT));
             }
             let taps: Vec<usize> = (0..image.taps.len()).map(|c| c * V::COUNT).collect();
             let vectors = [Vector { base: 0, ..tail }];
@@ -107,11 +112,10 @@ unsafe fn run_lanes<V: Lanes>(job: &Job<'_>, scratch: &mut Vec<f32>, out: &mut [
 }
 
 /// Copies the input into its image. Vectors reach past the end of a row's copy; the next row, which
-/// is copied later, overwrites that.
+/// is copied later, overwrites that. `STRIDE` is the stride along rows, 0 for any.
 #[inline(always)]
-unsafe fn fill<V: Lanes>(job: &Job<'_>, image: *mut f32) {
+unsafe fn fill<V: Lanes, const STRIDE: usize>(job: &Job<'_>, image: *mut f32) {
     let shape = &job.conv.shape;
-    let stride = shape.strides[2];
     let channel: usize = job.image.spatial.iter().product();
     let mut to = image;
     for c in 0..shape.group_in() {
@@ -124,7 +128,7 @@ unsafe fn fill<V: Lanes>(job: &Job<'_>, image: *mut f32) {
                 let vector = match start {
                     Some(start) => {
                         let from = source.wrapping_add(start).wrapping_offset(chunk.source);
-                        V::load_part(from, stride, chunk.first, chunk.end)
+                        V::load_part::<STRIDE>(from, chunk.part)
                     }
                     None => V::splat(0.0),
                 };
@@ -179,7 +183,10 @@ impl Sums<'_> {
         let mut left = self.vectors;
         // SAFETY: as the caller vouches.
         unsafe {
-            while let Some((tile, rest)) = left.split_first_chunk::<WIDE>() {
+            while let Some((tile, rest)) = left.split_first_chunk::<WIDE>()
+                // Two halves rather than a wide one and one.
+                && (2 * HALF != WIDE + 1 || rest.len() != 1)
+            {
                 self.tile::<V, ROWS, WIDE>(block, tile);
                 left = rest;
             }
@@ -255,7 +262,8 @@ impl Sums<'_> {
                     let to = row * plane + to;
                     let mut sum = V::load(lanes.as_ptr());
                     if let Some(residual) = self.residual {
-                        sum = sum.add(V::load_part(residual.add(to), 1, 0, vector.len));
+                        let part = Part::new(0, vector.len, 1);
+                        sum = sum.add(V::load_part::<1>(residual.add(to), part));
                     }
                     sum.clamp(low, high).store(lanes.as_mut_ptr());
                     let out = self.out.add(to);
