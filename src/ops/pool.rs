@@ -33,6 +33,10 @@ fn slide<T: Number>(
     if from == 0 || to == 0 {
         return Ok(result);
     }
+    if span.is_pairs() {
+        pairs(source, inner, start, merge, &mut result);
+        return Ok(result);
+    }
     for (block, target) in source.chunks_exact(from).zip(result.chunks_exact_mut(to)) {
         for k in 0..span.kernel {
             let (windows, at) = span.covered(k);
@@ -67,6 +71,29 @@ fn slide<T: Number>(
         }
     }
     Ok(result)
+}
+
+/// Merges the two elements of each window where windows of two elements lie side by side: blocks
+/// follow one another without a seam.
+fn pairs<T: Number>(
+    source: &[T],
+    inner: usize,
+    start: T,
+    merge: impl Fn(T, T) -> T,
+    result: &mut [T],
+) {
+    if inner == 1 {
+        for (t, pair) in result.iter_mut().zip(source.chunks_exact(2)) {
+            *t = merge(merge(start, pair[0]), pair[1]);
+        }
+        return;
+    }
+    for (target, rows) in result.chunks_exact_mut(inner).zip(source.chunks_exact(2 * inner)) {
+        let (first, second) = rows.split_at(inner);
+        for (t, (&a, &b)) in target.iter_mut().zip(first.iter().zip(second)) {
+            *t = merge(merge(start, a), b);
+        }
+    }
 }
 
 /// Merges the elements of each window of every plane, `first` being applied to all of them before
