@@ -58,6 +58,18 @@ pub trait Lanes: Copy {
     }
     /// All lanes to `to` and on.
     unsafe fn store(self, to: *mut f32);
+    /// The lanes of `part`, whose stride is 1, to `to + lane`.
+    #[inline(always)]
+    unsafe fn store_part(self, to: *mut f32, part: Part) {
+        let mut lanes = [0.0f32; 16];
+        // SAFETY: no vector is longer than the array; the caller vouches for these elements.
+        unsafe {
+            self.store(lanes.as_mut_ptr());
+            for lane in part.first as usize..part.end as usize {
+                to.wrapping_add(lane).write(lanes[lane]);
+            }
+        }
+    }
     /// `a * b + self`.
     unsafe fn mul_add(self, a: Self, b: Self) -> Self;
     /// `self + other`.
@@ -123,13 +135,13 @@ mod x86 {
     use std::arch::x86_64::*;
 
     macro_rules! x86_lanes {
-        ($type:ty, $count:literal, $rows:literal, [$($part:item)?], $splat:ident, $load:ident, $store:ident, $fma:ident, $add:ident,
+        ($type:ty, $count:literal, $rows:literal, [$($part:item)*], $splat:ident, $load:ident, $store:ident, $fma:ident, $add:ident,
          $max:ident, $min:ident) => {
             impl Lanes for $type {
                 const COUNT: usize = $count;
                 const ROWS: usize = $rows;
 
-                $(#[inline(always)] $part)?
+                $(#[inline(always)] $part)*
                 #[inline(always)]
                 unsafe fn splat(value: f32) -> Self {
                     unsafe { $splat(value) }
@@ -213,6 +225,9 @@ mod x86 {
         8,
         [unsafe fn load_part<const STRIDE: usize>(from: *const f32, part: Part) -> Self {
             unsafe { load_part_512::<STRIDE>(from, part) }
+        }
+        unsafe fn store_part(self, to: *mut f32, part: Part) {
+            unsafe { _mm512_mask_storeu_ps(to, part.bits as u16, self) }
         }],
         _mm512_set1_ps,
         _mm512_loadu_ps,

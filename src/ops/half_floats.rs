@@ -37,4 +37,8 @@ impl Operator for Widened {
     fn with_epilogue(&self, epilogue: Epilogue) -> Option<Box<dyn Operator>> {
         Some(Box::new(Self(self.0.with_epilogue(epilogue)?)))
     }
+
+    fn with_padding(&self, amounts: &[usize]) -> Option<Box<dyn Operator>> {
+        Some(Box::new(Self(self.0.with_padding(amounts)?)))
+    }
 }

@@ -257,17 +257,15 @@ impl Sums<'_> {
                     sums[row][i].store(lanes[row][i].as_mut_ptr());
                 }
             }
-            for (row, lanes) in lanes.iter_mut().enumerate() {
-                for ((lanes, to), vector) in lanes.iter_mut().zip(to).zip(tile) {
+            for (row, lanes) in lanes.iter().enumerate() {
+                for ((lanes, to), vector) in lanes.iter().zip(to).zip(tile) {
                     let to = row * plane + to;
+                    let part = Part::new(0, vector.len, 1);
                     let mut sum = V::load(lanes.as_ptr());
                     if let Some(residual) = self.residual {
-                        let part = Part::new(0, vector.len, 1);
                         sum = sum.add(V::load_part::<1>(residual.add(to), part));
                     }
-                    sum.clamp(low, high).store(lanes.as_mut_ptr());
-                    let out = self.out.add(to);
-                    std::ptr::copy_nonoverlapping(lanes.as_ptr(), out, vector.len);
+                    sum.clamp(low, high).store_part(self.out.add(to), part);
                 }
             }
         }
