@@ -84,7 +84,7 @@ pub struct Portable([f32; 8]);
 
 impl Lanes for Portable {
     const COUNT: usize = 8;
-    const ROWS: usize = 4;
+    const ROWS: usize = 6;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
@@ -207,7 +207,7 @@ mod x86 {
     x86_lanes!(
         __m256,
         8,
-        4,
+        6,
         [unsafe fn load_part<const STRIDE: usize>(from: *const f32, part: Part) -> Self {
             unsafe { load_part_256::<STRIDE>(from, part) }
         }],

@@ -165,8 +165,10 @@ impl Sums<'_> {
                     (true, 4) => self.block::<V, 4, 6, 3>(block),
                     (true, 3) => self.block::<V, 3, 7, 3>(block),
                     (true, 2) => self.block::<V, 2, 8, 4>(block),
-                    (false, 4) => self.block::<V, 4, 3, 2>(block),
-                    (false, 3) => self.block::<V, 3, 4, 2>(block),
+                    (false, 6) => self.block::<V, 6, 2, 1>(block),
+                    (false, 5) => self.block::<V, 5, 2, 1>(block),
+                    (false, 4) => self.block::<V, 4, 2, 1>(block),
+                    (false, 3) => self.block::<V, 3, 3, 2>(block),
                     (false, 2) => self.block::<V, 2, 4, 2>(block),
                     _ => self.block::<V, 1, 8, 4>(block),
                 }
