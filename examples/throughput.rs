@@ -14,6 +14,7 @@ use onnx_bsr::tensor::{DataType, Tensor};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
+    onnx_bsr::memory::keep_freed();
     let args: Vec<String> = std::env::args().collect();
     let path = args.get(1).ok_or("usage: throughput MODEL [--batch N] [--threads N]")?;
     let value = |flag: &str, default: usize| -> usize {

@@ -21,5 +21,6 @@ pub mod tract;
 pub mod tensor;
 pub mod linalg;
 pub mod progress;
+pub mod memory;
 pub mod error;
 pub mod data_type;

@@ -7,5 +7,6 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    onnx_bsr::memory::keep_freed();
     onnx_bsr::cli::run(std::env::args_os())
 }

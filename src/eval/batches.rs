@@ -11,7 +11,7 @@ pub use crate::graph::InputSpec;
 
 /// Elements of all inputs that one run holds at most, unless one sample has more: small enough for
 /// a thread's cache to hold what lies between two operators.
-const ELEMENTS: usize = 16 * 1024;
+const ELEMENTS: usize = 8 * 1024;
 
 /// The samples of one run, at most.
 const SAMPLES: usize = 32;
@@ -34,7 +34,9 @@ impl Batches {
     /// Samples per run, for samples like those in `batch` (one tensor per input).
     #[must_use]
     pub fn size(&self, sample_elements: usize) -> usize {
-        self.fixed.unwrap_or_else(|| (ELEMENTS / sample_elements.max(1)).clamp(1, SAMPLES)).max(1)
+        let most = (ELEMENTS / sample_elements.max(1)).clamp(1, SAMPLES);
+        // A power of two divides usual numbers of samples into equal runs.
+        self.fixed.unwrap_or(1 << most.ilog2()).max(1)
     }
 }
 

@@ -91,6 +91,7 @@ impl Evaluator {
                     op_type: node.op_type().to_owned(),
                 }),
                 fallback,
+                taken: Arc::default(),
             });
         }
         let input_ids: Vec<ValueId> = inputs.iter().map(|input| id(&input.name)).collect();
@@ -113,7 +114,7 @@ impl Evaluator {
             }
         }
         drop_dead(&mut steps, &kept);
-        fuse::fuse(&mut steps, &kept, &known_ids(&known, &names));
+        fuse::fuse(&mut steps, &kept, &known_ids(&known, &names), &graph.node);
 
         let constants = known_ids(&known, &names);
         let mut last_use = vec![0; names.len()];

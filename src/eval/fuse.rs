@@ -1,19 +1,29 @@
-//! Additions and activations computed together with the product before them.
+//! Additions and activations computed together with the product before them, padding with the
+//! convolution after it.
 
 use std::collections::{HashMap, HashSet};
 
 use super::{Step, ValueId};
 use crate::kernels::Clamp;
+use crate::onnx::{NodeAttributes, NodeProto};
 use crate::ops::Epilogue;
 use crate::tensor::Tensor;
 
 /// Merges `product -> Add -> Relu or Clip` into the product's step, wherever the values between are
-/// used by nothing else and the product's kernel can do it.
+/// used by nothing else and the product's kernel can do it, and a Pad into the convolution that
+/// reads it.
 pub(super) fn fuse(
     steps: &mut Vec<Step>,
     kept: &HashSet<ValueId>,
     constants: &HashMap<ValueId, Tensor>,
+    nodes: &[NodeProto],
 ) {
+    let mut index = 0;
+    while index < steps.len() {
+        if !merge_padding(steps, index, kept, constants, nodes) {
+            index += 1;
+        }
+    }
     let mut index = 0;
     while index < steps.len() {
         if let Some((other, add)) = addition(steps, index, kept, constants) {
@@ -22,12 +32,64 @@ pub(super) fn fuse(
                 steps[index].inputs.push(Some(other));
             }
         }
-        if let Some((activation, clamp)) = activation(steps, index, kept, constants) {
+        while let Some((activation, clamp)) = activation(steps, index, kept, constants) {
+            let before = steps[index].epilogue.clamp;
+            let clamp = Clamp { low: within(before.low, clamp), high: within(before.high, clamp) };
             let epilogue = Epilogue { clamp, ..steps[index].epilogue };
-            merge(steps, index, activation, epilogue);
+            if !merge(steps, index, activation, epilogue) {
+                break;
+            }
         }
         index += 1;
     }
+}
+
+/// Gives a Pad with constant zeros to the convolution that is alone in reading its result; then step
+/// `index` goes.
+fn merge_padding(
+    steps: &mut Vec<Step>,
+    index: usize,
+    kept: &HashSet<ValueId>,
+    constants: &HashMap<ValueId, Tensor>,
+    nodes: &[NodeProto],
+) -> bool {
+    let padded = |steps: &[Step]| {
+        let step = &steps[index];
+        let mode = nodes.get(step.node)?.string("mode").unwrap_or("constant");
+        if step.label.op_type != "Pad"
+            || mode != "constant"
+            || step.inputs.get(3).is_some_and(Option::is_some)
+        {
+            return None;
+        }
+        if let Some(Some(value)) = step.inputs.get(2) {
+            match constants.get(value)? {
+                Tensor::F32(value) if value.iter().all(|&v| v == 0.0) => {}
+                _ => return None,
+            }
+        }
+        let amounts = constants.get(&step.inputs.get(1).copied()??)?.to_i64_vec("pads").ok()?;
+        let amounts: Vec<usize> =
+            amounts.into_iter().map(usize::try_from).collect::<Result<_, _>>().ok()?;
+        let (reader, position) = sole_reader(steps, index, kept)?;
+        if position != 0 {
+            return None;
+        }
+        Some((reader, steps[reader].operator.with_padding(&amounts)?))
+    };
+    let Some((reader, operator)) = padded(steps) else {
+        return false;
+    };
+    steps[reader].operator = operator.into();
+    steps[reader].inputs[0] = steps[index].inputs[0];
+    steps[reader].fallback = None;
+    steps.remove(index);
+    true
+}
+
+/// `value` brought into the bounds.
+fn within(value: f32, clamp: Clamp) -> f32 {
+    value.max(clamp.low).min(clamp.high)
 }
 
 /// Gives step `index` the epilogue and takes over the output of step `next`, which goes.
@@ -89,9 +151,6 @@ fn activation(
     kept: &HashSet<ValueId>,
     constants: &HashMap<ValueId, Tensor>,
 ) -> Option<(usize, Clamp)> {
-    if steps[index].epilogue.clamp != Clamp::NONE {
-        return None;
-    }
     let (next, position) = sole_reader(steps, index, kept)?;
     let step = &steps[next];
     if position != 0 {

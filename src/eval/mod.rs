@@ -13,6 +13,7 @@ pub mod moments;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, OpError, Result};
 use crate::onnx::{Model, NodeProto, OpsetImport};
@@ -51,6 +52,8 @@ struct Step {
     label: Arc<Label>,
     /// Runs the node when the operator turns out not to take its inputs' types.
     fallback: Option<Arc<Foreign>>,
+    /// Whether the operator has run: then it takes the inputs that this step gets.
+    taken: Arc<AtomicBool>,
 }
 
 struct Label {
@@ -153,14 +156,21 @@ impl Evaluator {
                 .iter()
                 .map(|id| id.and_then(|id| self.take(state, id, index)))
                 .collect();
-            let retry = step.fallback.is_some().then(|| inputs.clone());
+            // Only until the operator has taken its inputs' types once: the second reference would
+            // keep it from working in place.
+            let first = step.fallback.is_some() && !step.taken.load(Ordering::Relaxed);
+            let retry = first.then(|| inputs.clone());
             let outputs = match (step.operator.run(&mut inputs), &step.fallback, retry) {
                 (
                     Err(OpError::Unsupported { .. } | OpError::DataType { .. }),
                     Some(foreign),
                     Some(mut inputs),
                 ) => foreign.run(&mut inputs),
-                (result, ..) => result,
+                (Ok(outputs), ..) => {
+                    step.taken.store(true, Ordering::Relaxed);
+                    Ok(outputs)
+                }
+                (fault, ..) => fault,
             }
             .map_err(|source| Error::Node {
                 node: step.label.node.clone(),

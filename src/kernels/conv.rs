@@ -1,7 +1,7 @@
 //! Convolution in one to three spatial dimensions, one sample at a time.
 //!
-//! The sample is copied once into a padded scratch image, split by stride phase so that a tap of a
-//! strided kernel reads consecutive elements too. Then every output vector is a sum of products of
+//! A group's channels are copied once into a padded scratch image, split by stride phase so that a
+//! tap of a strided kernel reads consecutive elements too. Then every output vector is a sum of products of
 //! a weight and a vector read at `base + offset[tap]`: no column matrix is built. Bias, a residual
 //! and an activation are applied while the sums are in registers.
 
@@ -10,7 +10,7 @@ mod tile;
 
 use std::cell::RefCell;
 use std::mem::MaybeUninit;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::OpError;
 
@@ -90,7 +90,11 @@ pub struct PackedConv {
     weights: Arc<[f32]>,
     bias: Arc<[f32]>,
     blocks: Arc<[Block]>,
+    last: Arc<Mutex<Option<(Key, Arc<Image>)>>>,
 }
+
+/// What a layout depends on beyond the weights: input extents, padding before and after.
+type Key = (Spatial, Spatial, Spatial);
 
 /// Output channels of a group that are computed together.
 #[derive(Clone, Copy, Debug)]
@@ -104,7 +108,7 @@ struct Block {
 }
 
 thread_local! {
-    static SCRATCH: RefCell<(Vec<f32>, Vec<f32>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
 impl PackedConv {
@@ -118,11 +122,11 @@ impl PackedConv {
     pub(crate) fn for_isa(shape: ConvShape, weight: &[f32], bias: &[f32], isa: Isa) -> Self {
         let (taps, rows) = (shape.taps(), shape.group_out());
         let mut blocks = Vec::new();
-        let mut row = 0;
-        while row < rows {
-            let size = tile::block_rows(isa, rows - row);
-            blocks.push(Block { row, rows: size, offset: row * taps });
-            row += size;
+        // Blocks of about the same size.
+        let count = rows.div_ceil(tile::most_rows(isa));
+        for i in 0..count {
+            let row = rows * i / count;
+            blocks.push(Block { row, rows: rows * (i + 1) / count - row, offset: row * taps });
         }
         let mut packed = Vec::with_capacity(weight.len());
         for group in 0..shape.groups {
@@ -134,7 +138,14 @@ impl PackedConv {
             }
         }
         let bias = if bias.is_empty() { vec![0.0; shape.out_channels] } else { bias.to_vec() };
-        Self { shape, isa, weights: packed.into(), bias: bias.into(), blocks: blocks.into() }
+        Self {
+            shape,
+            isa,
+            weights: packed.into(),
+            bias: bias.into(),
+            blocks: blocks.into(),
+            last: Arc::default(),
+        }
     }
 
     /// The same weights with other padding, without a copy.
@@ -174,29 +185,38 @@ impl PackedConv {
         if samples == 0 || out_len == 0 {
             return Ok(());
         }
-        let lanes = tile::lane_count(self.isa);
-        let image = Image::new(shape, spatial, lanes)?;
-        SCRATCH.with_borrow_mut(|(padded, panel)| {
-            for sample in 0..samples {
-                let source = &input[sample * in_len..][..in_len];
-                let image_data: &[f32] = if image.is_input() {
-                    source
-                } else {
-                    image.fill(source, padded);
-                    padded
-                };
+        let image = self.image(spatial)?;
+        let (group_in, group_out) = (in_len / shape.groups, out_len / shape.groups);
+        SCRATCH.with_borrow_mut(|scratch| {
+            let parts = input.chunks_exact(group_in).zip(out.chunks_exact_mut(group_out));
+            for (i, (input, out)) in parts.enumerate() {
                 let job = tile::Job {
                     conv: self,
                     image: &image,
-                    data: image_data,
-                    residual: residual.map(|r| &r[sample * out_len..][..out_len]),
+                    group: i % shape.groups,
+                    input,
+                    residual: residual.map(|r| &r[i * group_out..][..group_out]),
                     clamp,
                     plane_out,
                 };
-                tile::run(&job, panel, &mut out[sample * out_len..][..out_len]);
+                tile::run(&job, scratch, out);
             }
         });
         Ok(())
+    }
+
+    /// The layout of the scratch image: the last one made where it fits, else a new one.
+    fn image(&self, spatial: Spatial) -> Result<Arc<Image>, OpError> {
+        let (begin, end) = (self.shape.pads_begin, self.shape.pads_end);
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((key, image)) = &*last
+            && *key == (spatial, begin, end)
+        {
+            return Ok(image.clone());
+        }
+        let image = Arc::new(Image::new(&self.shape, spatial, tile::lane_count(self.isa))?);
+        *last = Some(((spatial, begin, end), image.clone()));
+        Ok(image)
     }
 }
 

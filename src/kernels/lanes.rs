@@ -4,18 +4,72 @@
 //! Every method is inlined into a caller that enables the instruction set; calling one elsewhere is
 //! undefined behaviour on a processor without it, hence `unsafe`.
 
+/// Some consecutive lanes of a vector, read from every `stride`-th element.
+#[derive(Clone, Copy, Debug)]
+pub struct Part {
+    first: u32,
+    end: u32,
+    stride: usize,
+    /// For strides 1 and 2, the elements that are read, from lane 0's on.
+    bits: u32,
+}
+
+impl Part {
+    /// Lanes `first..end`, of which there are 16 at most.
+    #[must_use]
+    pub fn new(first: usize, end: usize, stride: usize) -> Self {
+        let lanes = first as u32..(end.min(16) as u32).max(first as u32);
+        let bit = |lane: u32| 1u32.checked_shl(lane * stride.min(2) as u32).unwrap_or(0);
+        let bits = lanes.clone().map(bit).fold(0, |bits, bit| bits | bit);
+        Self { first: lanes.start, end: lanes.end, stride, bits }
+    }
+}
+
+/// The lanes of a part, one by one.
+#[inline(always)]
+unsafe fn gathered(from: *const f32, part: Part) -> [f32; 16] {
+    let mut lanes = [0.0f32; 16];
+    for lane in part.first as usize..part.end as usize {
+        // SAFETY: the caller vouches for these elements; lane 0 may lie outside the buffer.
+        lanes[lane] = unsafe { from.wrapping_add(lane * part.stride).read() };
+    }
+    lanes
+}
+
 /// A vector register of `f32`.
 #[allow(clippy::missing_safety_doc)] // One contract for all methods: see the module's text.
 pub trait Lanes: Copy {
     /// How many elements it holds.
     const COUNT: usize;
+    /// Output channels that a convolution computes together, at most: what the register file has
+    /// room for, with several vectors for each.
+    const ROWS: usize;
 
     /// The same value in every lane.
     unsafe fn splat(value: f32) -> Self;
     /// `COUNT` elements from `from` on.
     unsafe fn load(from: *const f32) -> Self;
+    /// The lanes of `part` from `from + lane * STRIDE`, the others zero; memory of the others is not
+    /// touched. `STRIDE` is the part's.
+    #[inline(always)]
+    unsafe fn load_part<const STRIDE: usize>(from: *const f32, part: Part) -> Self {
+        // SAFETY: as the caller vouches.
+        unsafe { Self::load(gathered(from, part).as_ptr()) }
+    }
     /// All lanes to `to` and on.
     unsafe fn store(self, to: *mut f32);
+    /// The lanes of `part`, whose stride is 1, to `to + lane`.
+    #[inline(always)]
+    unsafe fn store_part(self, to: *mut f32, part: Part) {
+        let mut lanes = [0.0f32; 16];
+        // SAFETY: no vector is longer than the array; the caller vouches for these elements.
+        unsafe {
+            self.store(lanes.as_mut_ptr());
+            for lane in part.first as usize..part.end as usize {
+                to.wrapping_add(lane).write(lanes[lane]);
+            }
+        }
+    }
     /// `a * b + self`.
     unsafe fn mul_add(self, a: Self, b: Self) -> Self;
     /// `self + other`.
@@ -30,6 +84,7 @@ pub struct Portable([f32; 8]);
 
 impl Lanes for Portable {
     const COUNT: usize = 8;
+    const ROWS: usize = 6;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
@@ -76,15 +131,17 @@ impl Lanes for Portable {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::Lanes;
+    use super::{Lanes, Part, gathered};
     use std::arch::x86_64::*;
 
     macro_rules! x86_lanes {
-        ($type:ty, $count:literal, $splat:ident, $load:ident, $store:ident, $fma:ident, $add:ident,
+        ($type:ty, $count:literal, $rows:literal, [$($part:item)*], $splat:ident, $load:ident, $store:ident, $fma:ident, $add:ident,
          $max:ident, $min:ident) => {
             impl Lanes for $type {
                 const COUNT: usize = $count;
+                const ROWS: usize = $rows;
 
+                $(#[inline(always)] $part)*
                 #[inline(always)]
                 unsafe fn splat(value: f32) -> Self {
                     unsafe { $splat(value) }
@@ -114,9 +171,46 @@ mod x86 {
         };
     }
 
+    #[inline(always)]
+    unsafe fn load_part_512<const STRIDE: usize>(from: *const f32, part: Part) -> __m512 {
+        unsafe {
+            match STRIDE {
+                1 => _mm512_maskz_loadu_ps(part.bits as u16, from),
+                2 => {
+                    // The even ones of two vectors.
+                    let low = _mm512_maskz_loadu_ps(part.bits as u16, from);
+                    let high =
+                        _mm512_maskz_loadu_ps((part.bits >> 16) as u16, from.wrapping_add(16));
+                    let even = _mm512_setr_epi32(
+                        0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30,
+                    );
+                    _mm512_permutex2var_ps(low, even, high)
+                }
+                _ => _mm512_loadu_ps(gathered(from, part).as_ptr()),
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_part_256<const STRIDE: usize>(from: *const f32, part: Part) -> __m256 {
+        unsafe {
+            if STRIDE != 1 {
+                return _mm256_loadu_ps(gathered(from, part).as_ptr());
+            }
+            let lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+            let bits = _mm256_srlv_epi32(_mm256_set1_epi32(part.bits as i32), lanes);
+            // The sign bit of a lane says whether it is read.
+            _mm256_maskload_ps(from, _mm256_slli_epi32(bits, 31))
+        }
+    }
+
     x86_lanes!(
         __m256,
         8,
+        6,
+        [unsafe fn load_part<const STRIDE: usize>(from: *const f32, part: Part) -> Self {
+            unsafe { load_part_256::<STRIDE>(from, part) }
+        }],
         _mm256_set1_ps,
         _mm256_loadu_ps,
         _mm256_storeu_ps,
@@ -128,6 +222,13 @@ mod x86 {
     x86_lanes!(
         __m512,
         16,
+        8,
+        [unsafe fn load_part<const STRIDE: usize>(from: *const f32, part: Part) -> Self {
+            unsafe { load_part_512::<STRIDE>(from, part) }
+        }
+        unsafe fn store_part(self, to: *mut f32, part: Part) {
+            unsafe { _mm512_mask_storeu_ps(to, part.bits as u16, self) }
+        }],
         _mm512_set1_ps,
         _mm512_loadu_ps,
         _mm512_storeu_ps,

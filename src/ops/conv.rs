@@ -125,9 +125,11 @@ fn three(values: &[usize], fill: usize) -> Spatial {
     out
 }
 
+/// The largest extent, stride, dilation or padding: far beyond any real model, and small enough for
+/// products of a few of them.
+const MOST: i64 = 1 << 20;
+
 fn positive(value: i64, name: &'static str) -> Result<usize, OpError> {
-    // Far beyond any real model, and small enough for products of a few of them.
-    const MOST: i64 = 1 << 20;
     usize::try_from(value)
         .ok()
         .filter(|&v| v > 0 && value <= MOST)
@@ -282,5 +284,27 @@ impl Operator for Conv {
 
     fn with_epilogue(&self, epilogue: Epilogue) -> Option<Box<dyn Operator>> {
         Some(Box::new(Self { node: self.node.clone(), constant: self.constant.clone(), epilogue }))
+    }
+
+    /// Depthwise only: what other convolutions read is what a layer's factors are fitted to, and
+    /// stays a value of the graph.
+    fn with_padding(&self, amounts: &[usize]) -> Option<Box<dyn Operator>> {
+        let (attributes, packed) = self.constant.as_ref()?;
+        let depthwise = attributes.groups > 1 && packed.shape.group_in() == 1;
+        let Padding::Explicit { begin, end } = &attributes.padding else { return None };
+        let (before, after) = amounts.split_at_checked(begin.len() + 2)?;
+        let [0, 0, before @ ..] = before else { return None };
+        let [0, 0, after @ ..] = after else { return None };
+        let sums = |a: &[usize], b: &[usize]| -> Option<Vec<usize>> {
+            let small = |&sum: &usize| sum <= MOST as usize;
+            a.iter().zip(b).map(|(a, b)| a.checked_add(*b).filter(small)).collect()
+        };
+        let padding = Padding::Explicit { begin: sums(begin, before)?, end: sums(end, after)? };
+        let attributes = ConvAttributes { padding, ..attributes.clone() };
+        Some(Box::new(Self {
+            node: self.node.clone(),
+            constant: Some((attributes, packed.clone())),
+            epilogue: self.epilogue,
+        }))
     }
 }

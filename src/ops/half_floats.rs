@@ -1,7 +1,7 @@
 //! Half precision floats, for operators that compute in `f32`.
 
-use super::Operator;
 use super::cast::cast;
+use super::{Epilogue, Operator};
 use crate::error::OpError;
 use crate::tensor::{DataType, Tensor};
 
@@ -32,5 +32,13 @@ impl Operator for Widened {
             _ => Ok(tensor),
         };
         self.0.run(&mut wide)?.into_iter().map(narrow).collect()
+    }
+
+    fn with_epilogue(&self, epilogue: Epilogue) -> Option<Box<dyn Operator>> {
+        Some(Box::new(Self(self.0.with_epilogue(epilogue)?)))
+    }
+
+    fn with_padding(&self, amounts: &[usize]) -> Option<Box<dyn Operator>> {
+        Some(Box::new(Self(self.0.with_padding(amounts)?)))
     }
 }

@@ -63,6 +63,13 @@ pub trait Operator: Send + Sync {
         let _ = epilogue;
         None
     }
+
+    /// The same operator, putting zeros around its first input itself: `amounts` before each axis,
+    /// then after each axis. `None` where it can't.
+    fn with_padding(&self, amounts: &[usize]) -> Option<Box<dyn Operator>> {
+        let _ = amounts;
+        None
+    }
 }
 
 /// A node with what is known about it before any data flows.

@@ -33,6 +33,10 @@ fn slide<T: Number>(
     if from == 0 || to == 0 {
         return Ok(result);
     }
+    if span.is_pairs() {
+        pairs(source, inner, start, merge, &mut result);
+        return Ok(result);
+    }
     for (block, target) in source.chunks_exact(from).zip(result.chunks_exact_mut(to)) {
         for k in 0..span.kernel {
             let (windows, at) = span.covered(k);
@@ -41,11 +45,21 @@ fn slide<T: Number>(
             }
             if inner == 1 {
                 let target = &mut target[windows];
-                if span.stride == 1 {
-                    target.iter_mut().zip(&block[at..]).for_each(|(t, &x)| *t = merge(*t, x));
-                } else {
-                    let taps = block[at..].iter().step_by(span.stride);
-                    target.iter_mut().zip(taps).for_each(|(t, &x)| *t = merge(*t, x));
+                let block = &block[at..];
+                match span.stride {
+                    1 => target.iter_mut().zip(block).for_each(|(t, &x)| *t = merge(*t, x)),
+                    2 => {
+                        // Pairs of a known size let the compiler use vectors. The last window's
+                        // tap may be the last element.
+                        let (pairs, last) = (target.len() - 1, block[2 * (target.len() - 1)]);
+                        let taps = block[..2 * pairs].chunks_exact(2);
+                        target.iter_mut().zip(taps).for_each(|(t, x)| *t = merge(*t, x[0]));
+                        target[pairs] = merge(target[pairs], last);
+                    }
+                    stride => {
+                        let taps = block.iter().step_by(stride);
+                        target.iter_mut().zip(taps).for_each(|(t, &x)| *t = merge(*t, x));
+                    }
                 }
                 continue;
             }
@@ -59,30 +73,57 @@ fn slide<T: Number>(
     Ok(result)
 }
 
-/// Merges the elements of each window of every plane; gives the result's shape too.
+/// Merges the two elements of each window where windows of two elements lie side by side: blocks
+/// follow one another without a seam.
+fn pairs<T: Number>(
+    source: &[T],
+    inner: usize,
+    start: T,
+    merge: impl Fn(T, T) -> T,
+    result: &mut [T],
+) {
+    if inner == 1 {
+        for (t, pair) in result.iter_mut().zip(source.chunks_exact(2)) {
+            *t = merge(merge(start, pair[0]), pair[1]);
+        }
+        return;
+    }
+    for (target, rows) in result.chunks_exact_mut(inner).zip(source.chunks_exact(2 * inner)) {
+        let (first, second) = rows.split_at(inner);
+        for (t, (&a, &b)) in target.iter_mut().zip(first.iter().zip(second)) {
+            *t = merge(merge(start, a), b);
+        }
+    }
+}
+
+/// Merges the elements of each window of every plane, `first` being applied to all of them before
+/// that; gives the result's shape too.
 fn pooled<T: Number>(
     array: &Array<T>,
     spans: &[Span],
     start: T,
-    first: impl Fn(T) -> T,
+    first: Option<&dyn Fn(T) -> T>,
     merge: impl Fn(T, T) -> T + Copy,
 ) -> Result<(Vec<usize>, Vec<T>), OpError> {
     let (planes, _) = split(array.shape())?;
     let mut shape = array.shape().to_vec();
-    let mut data: Vec<T> = elements(array).iter().map(|&x| first(x)).collect();
+    let mut data = elements(array);
+    if let Some(first) = first {
+        data = data.iter().map(|&x| first(x)).collect();
+    }
     for (i, span) in spans.iter().enumerate() {
         let outer = planes * shape[2..2 + i].iter().product::<usize>();
         let inner = shape[3 + i..].iter().product();
-        data = slide(&data, outer, inner, span, start, merge)?;
+        data = slide(&data, outer, inner, span, start, merge)?.into();
         shape[2 + i] = span.output;
     }
-    Ok((shape, data))
+    Ok((shape, data.into_owned()))
 }
 
 pub(super) fn max(d: &Decoding<'_>) -> Decoded {
     fn go<T: Number>(array: &Array<T>, window: &Window) -> Result<Tensor, OpError> {
         let spans = window.spans(split(array.shape())?.1)?;
-        let (shape, data) = pooled(array, &spans, T::LOWEST, |x| x, |m, x| x.greater(m))?;
+        let (shape, data) = pooled(array, &spans, T::LOWEST, None, |m, x| x.greater(m))?;
         Tensor::from_vec(&shape, data)
     }
     if d.node.output.iter().skip(1).any(|name| !name.is_empty()) {
@@ -114,7 +155,7 @@ pub(super) fn average(d: &Decoding<'_>) -> Decoded {
         with_padding: bool,
     ) -> Result<Tensor, OpError> {
         let spans = window.spans(split(array.shape())?.1)?;
-        let (shape, mut data) = pooled(array, &spans, T::ZERO, |x| x, T::plus)?;
+        let (shape, mut data) = pooled(array, &spans, T::ZERO, None, T::plus)?;
         // The number of elements of a box is the product over its axes.
         let mut factors = vec![1.0];
         for span in &spans {
@@ -165,7 +206,7 @@ fn root<T: Number>(x: T, p: i64) -> T {
 pub(super) fn lp(d: &Decoding<'_>) -> Decoded {
     fn go<T: Number>(array: &Array<T>, window: &Window, p: i64) -> Result<Tensor, OpError> {
         let spans = window.spans(split(array.shape())?.1)?;
-        let (shape, mut data) = pooled(array, &spans, T::ZERO, |x| raise(x, p), T::plus)?;
+        let (shape, mut data) = pooled(array, &spans, T::ZERO, Some(&|x| raise(x, p)), T::plus)?;
         data.iter_mut().for_each(|x| *x = root(*x, p));
         Tensor::from_vec(&shape, data)
     }

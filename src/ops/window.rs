@@ -25,6 +25,12 @@ pub(super) struct Span {
 }
 
 impl Span {
+    /// Whether the windows are the input's consecutive pairs, with nothing left over.
+    pub(super) fn is_pairs(&self) -> bool {
+        let pairs = self.kernel == 2 && self.stride == 2 && self.dilation == 1 && self.begin == 0;
+        pairs && self.input == 2 * self.output
+    }
+
     /// The windows whose tap `k` meets the input: their range, and the input position the first of
     /// them meets there.
     pub(super) fn covered(&self, k: usize) -> (std::ops::Range<usize>, usize) {

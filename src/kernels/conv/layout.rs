@@ -4,79 +4,130 @@
 use crate::error::OpError;
 
 use super::ConvShape;
+use crate::kernels::lanes::Part;
 
 /// Extents along depth, height and width.
 pub type Spatial = [usize; 3];
 
-/// A run of an output vector's lanes that is stored to consecutive elements.
+/// One vector of outputs: consecutive elements of the output plane, whose taps read consecutive
+/// elements of the image.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Segment {
-    /// First lane.
-    pub lane: usize,
-    /// Element of the output plane.
+pub(super) struct Vector {
+    /// Element of the image that lane 0 of tap offset 0 reads.
+    pub base: usize,
+    /// Element of the output plane that lane 0 goes to.
     pub out: usize,
-    /// Number of lanes.
+    /// Number of lanes that are outputs; the others are dropped.
     pub len: usize,
 }
 
-/// One vector of outputs: where its first tap is read and where its lanes go.
-#[derive(Clone, Debug)]
-pub(super) struct Vector {
-    /// Element of a group's image that lane 0 of tap offset 0 reads.
-    pub base: usize,
-    /// Where the lanes go; lanes in no segment are dropped.
-    pub segments: Vec<Segment>,
+/// A vector of a row's copy.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Chunk {
+    /// Element of the input row that lane 0 has; negative before the row.
+    pub source: isize,
+    /// The lanes that the row has elements for.
+    pub part: Part,
 }
 
-impl Vector {
-    /// The output element and number of lanes, where all valid lanes go to one place from lane 0.
-    pub fn contiguous(&self) -> Option<(usize, usize)> {
-        match self.segments[..] {
-            [Segment { lane: 0, out, len }] => Some((out, len)),
-            _ => None,
-        }
-    }
-}
-
-/// The padded copy of one sample, channel by channel: `[channel][depth][row phase][column
-/// phase][row][column]`. A stride of s has s phases; element i along an axis is in phase i mod s at
-/// place i / s, so that consecutive outputs read consecutive elements.
+/// The padded copy of one group's channels of a sample:
+/// `[channel][depth][row phase][column copy][row][column]`.
+///
+/// A stride of s has s phases; element i along an axis is in phase i mod s at place i / s, so that
+/// consecutive outputs read consecutive elements. There are two ways to lay out columns, and the
+/// one with less work is taken. Either a column copy is a phase, as for rows, and vectors run along
+/// single rows. Or every tap along the width has a copy of its own, as long as an output row, so
+/// that vectors run on from row to row: three times the copying for a kernel of width 3, but no
+/// lane lost at the ends of rows.
 #[derive(Debug)]
 pub(super) struct Image {
-    shape: ConvShape,
-    spatial: Spatial,
+    /// The extents of the input.
+    pub spatial: Spatial,
     depth: usize,
     rows: usize,
-    columns: usize,
     row_phases: Vec<usize>,
-    column_phases: Vec<usize>,
-    /// Elements of one channel.
-    channel: usize,
+    /// For every column copy, the vectors of a row's copy.
+    columns: Vec<Vec<Chunk>>,
+    /// Elements of a row's copy.
+    width: usize,
     /// Offset of every tap (group input channel, depth, row, column) from a vector's base.
     pub taps: Vec<usize>,
     /// The output plane, cut into vectors.
     pub vectors: Vec<Vector>,
-    is_input: bool,
-    slack: usize,
+    /// Whether the input itself has the image's layout, so that no copy is needed. Then there is
+    /// no slack after its end, and `vectors` are whole ones.
+    pub is_input: bool,
+    /// The last vector of an input that is not copied, when it is not a whole one.
+    pub tail: Option<Vector>,
+    /// Elements of the image, with what vectors read and write past its end.
+    pub len: usize,
 }
 
 impl Image {
+    /// The layout for an input of `spatial` extents and vectors of `lanes` elements.
+    ///
+    /// # Errors
+    /// When the kernel is larger than the padded input.
     pub fn new(shape: &ConvShape, spatial: Spatial, lanes: usize) -> Result<Self, OpError> {
         let out = shape.output(spatial)?;
-        let [_, stride_h, stride_w] = shape.strides;
-        let reach = |axis: usize| shape.dilations[axis] * (shape.kernel[axis] - 1);
-        let depth = shape.strides[0] * (out[0] - 1) + reach(0) + 1;
-        let rows = out[1] + reach(1) / stride_h;
-        let columns = out[2] + reach(2) / stride_w;
-        let row_phases = phases(shape, 1);
-        let column_phases = phases(shape, 2);
-        let plane = rows * columns;
-        let depth_slice = plane * row_phases.len() * column_phases.len();
-        let channel = depth * depth_slice;
-        let is_input = shape.kernel == [1; 3]
+        if shape.kernel == [1; 3]
             && shape.strides == [1; 3]
             && shape.pads_begin == [0; 3]
-            && shape.pads_end == [0; 3];
+            && shape.pads_end == [0; 3]
+        {
+            return Ok(Self::input(shape, spatial, lanes));
+        }
+        let single = Self::copied(shape, spatial, out, lanes, false);
+        let joined = Self::copied(shape, spatial, out, lanes, true);
+        let work = |image: &Self| {
+            let sums = image.vectors.len() * image.taps.len() * shape.group_out();
+            // A vector is copied in the time of a few products.
+            sums + 3 * shape.group_in() * image.copies()
+        };
+        Ok(if work(&joined) <= work(&single) { joined } else { single })
+    }
+
+    /// The input as it is, for a convolution that sees one element at a time.
+    fn input(shape: &ConvShape, spatial: Spatial, lanes: usize) -> Self {
+        let plane = spatial.iter().product();
+        let mut vectors = cut(0, 0, plane, lanes);
+        let tail = vectors.pop_if(|last| last.len < lanes);
+        Self {
+            spatial,
+            depth: spatial[0],
+            rows: spatial[1],
+            row_phases: vec![0],
+            columns: Vec::new(),
+            width: spatial[2],
+            taps: (0..shape.group_in()).map(|c| c * plane).collect(),
+            vectors,
+            is_input: true,
+            tail,
+            len: shape.group_in() * plane,
+        }
+    }
+
+    fn copied(
+        shape: &ConvShape,
+        spatial: Spatial,
+        out: Spatial,
+        lanes: usize,
+        joined: bool,
+    ) -> Self {
+        let [stride_d, stride_h, stride_w] = shape.strides;
+        let reach = |axis: usize| shape.dilations[axis] * (shape.kernel[axis] - 1);
+        let depth = stride_d * (out[0] - 1) + reach(0) + 1;
+        let rows = out[1] + reach(1) / stride_h;
+        let width = if joined { out[2] } else { out[2] + reach(2) / stride_w };
+        let row_phases = phases(shape, 1);
+        let starts = if joined {
+            (0..shape.kernel[2]).map(|k| k * shape.dilations[2]).collect()
+        } else {
+            phases(shape, 2)
+        };
+        let plane = rows * width;
+        let slice = plane * row_phases.len() * starts.len();
+        let channel = depth * slice;
 
         let mut taps = Vec::with_capacity(shape.taps());
         for c in 0..shape.group_in() {
@@ -84,103 +135,118 @@ impl Image {
                 for kh in 0..shape.kernel[1] {
                     for kw in 0..shape.kernel[2] {
                         let (h, w) = (kh * shape.dilations[1], kw * shape.dilations[2]);
-                        let phase = place(&row_phases, h % stride_h) * column_phases.len()
-                            + place(&column_phases, w % stride_w);
+                        let (copy, column) = if joined {
+                            (kw, 0)
+                        } else {
+                            (place(&starts, w % stride_w), w / stride_w)
+                        };
+                        let phase = place(&row_phases, h % stride_h) * starts.len() + copy;
                         taps.push(
                             c * channel
-                                + kd * shape.dilations[0] * depth_slice
+                                + kd * shape.dilations[0] * slice
                                 + phase * plane
-                                + h / stride_h * columns
-                                + w / stride_w,
+                                + h / stride_h * width
+                                + column,
                         );
                     }
                 }
             }
         }
-        let vectors = vectors(shape, out, columns, depth_slice, lanes);
-        // The last vectors read past the image: as far as lanes that are dropped reach.
-        let slack = 4 * lanes;
-        Ok(Self {
-            shape: shape.clone(),
+        let mut vectors = Vec::new();
+        for d in 0..out[0] {
+            let (base, to) = (d * stride_d * slice, d * out[1] * out[2]);
+            if joined {
+                vectors.extend(cut(base, to, out[1] * out[2], lanes));
+            } else {
+                for row in 0..out[1] {
+                    vectors.extend(cut(base + row * width, to + row * out[2], out[2], lanes));
+                }
+            }
+        }
+        let columns = starts
+            .into_iter()
+            .map(|start| chunks(start, stride_w, shape.pads_begin[2], spatial[2], width, lanes))
+            .collect();
+        Self {
             spatial,
             depth,
             rows,
-            columns,
             row_phases,
-            column_phases,
-            channel,
+            columns,
+            width,
             taps,
             vectors,
-            is_input,
-            slack,
-        })
-    }
-
-    /// Whether the input itself has the image's layout, so that no copy is needed. Then there is
-    /// no slack after its end.
-    pub fn is_input(&self) -> bool {
-        self.is_input
-    }
-
-    /// Elements of one group's channels.
-    pub fn group_len(&self) -> usize {
-        self.channel * self.shape.group_in()
-    }
-
-    /// Copies one sample into `image`.
-    pub fn fill(&self, sample: &[f32], image: &mut Vec<f32>) {
-        let len = self.channel * self.shape.in_channels + self.slack;
-        if image.len() < len {
-            image.resize(len, 0.0);
+            is_input: false,
+            tail: None,
+            len: channel * shape.group_in() + 2 * lanes,
         }
+    }
+
+    /// Vectors that are copied for one channel.
+    fn copies(&self) -> usize {
+        let row: usize = self.columns.iter().map(Vec::len).sum();
+        self.depth * self.row_phases.len() * self.rows * row
+    }
+
+    /// Calls `copy` for every row of one channel of the image, in order, with the place of the row
+    /// in the channel's image, its vectors and where the input's row starts in the input's
+    /// channel (`None` for a row of padding). Gives the elements of the channel's image.
+    #[inline(always)]
+    pub fn rows(
+        &self,
+        shape: &ConvShape,
+        mut copy: impl FnMut(usize, &[Chunk], Option<usize>),
+    ) -> usize {
         let [in_d, in_h, in_w] = self.spatial;
-        let pads = self.shape.pads_begin;
-        let [_, stride_h, stride_w] = self.shape.strides;
-        let mut rows = image.chunks_exact_mut(self.columns);
-        for c in 0..self.shape.in_channels {
-            for d in 0..self.depth {
-                let source_d = d.checked_sub(pads[0]).filter(|&d| d < in_d);
-                for &row_phase in &self.row_phases {
-                    for &column_phase in &self.column_phases {
-                        for row in rows.by_ref().take(self.rows).enumerate() {
-                            let (place, row) = row;
-                            let h = (place * stride_h + row_phase)
-                                .checked_sub(pads[1])
-                                .filter(|&h| h < in_h);
-                            match source_d.zip(h) {
-                                Some((d, h)) => {
-                                    let start = ((c * in_d + d) * in_h + h) * in_w;
-                                    let source = &sample[start..start + in_w];
-                                    fill_row(row, source, column_phase, stride_w, pads[2]);
-                                }
-                                None => row.fill(0.0),
-                            }
-                        }
+        let mut place = 0;
+        for d in 0..self.depth {
+            let source_d = d.checked_sub(shape.pads_begin[0]).filter(|&d| d < in_d);
+            for &phase in &self.row_phases {
+                for column in &self.columns {
+                    for row in 0..self.rows {
+                        let source_h = (row * shape.strides[1] + phase)
+                            .checked_sub(shape.pads_begin[1])
+                            .filter(|&h| h < in_h);
+                        let start = source_d.zip(source_h).map(|(d, h)| (d * in_h + h) * in_w);
+                        copy(place, column, start);
+                        place += self.width;
                     }
                 }
             }
         }
+        place
     }
 }
 
-/// `row[j] = source[j * stride + phase - pad]`, zero outside.
-fn fill_row(row: &mut [f32], source: &[f32], phase: usize, stride: usize, pad: usize) {
-    // First place whose source index is not negative, first place past the source's end.
-    let first = pad.saturating_sub(phase).div_ceil(stride).min(row.len());
-    let end = (source.len() + pad).saturating_sub(phase).div_ceil(stride).clamp(first, row.len());
-    row[..first].fill(0.0);
-    row[end..].fill(0.0);
-    if first == end {
-        return;
-    }
-    let start = first * stride + phase - pad;
-    if stride == 1 {
-        row[first..end].copy_from_slice(&source[start..start + (end - first)]);
-    } else {
-        for (to, from) in row[first..end].iter_mut().zip(source[start..].iter().step_by(stride)) {
-            *to = *from;
-        }
-    }
+/// Cuts `len` consecutive outputs into vectors.
+fn cut(base: usize, out: usize, len: usize, lanes: usize) -> Vec<Vector> {
+    (0..len)
+        .step_by(lanes)
+        .map(|at| Vector { base: base + at, out: out + at, len: lanes.min(len - at) })
+        .collect()
+}
+
+/// The vectors of a copy of a row of `source` elements: place i holds the row's element
+/// `i * stride + start - pad`.
+fn chunks(
+    start: usize,
+    stride: usize,
+    pad: usize,
+    source: usize,
+    width: usize,
+    lanes: usize,
+) -> Vec<Chunk> {
+    // First place whose source is not before the row, first place whose source is past its end.
+    let first = pad.saturating_sub(start).div_ceil(stride);
+    let end = (source + pad).saturating_sub(start).div_ceil(stride).min(width);
+    (0..width)
+        .step_by(lanes)
+        .map(|at| {
+            let end = end.saturating_sub(at).min(lanes);
+            let part = Part::new(first.saturating_sub(at).min(end), end, stride);
+            Chunk { source: (at * stride + start) as isize - pad as isize, part }
+        })
+        .collect()
 }
 
 /// The stride phases that some tap reads along an axis, ascending.
@@ -194,66 +260,4 @@ fn phases(shape: &ConvShape, axis: usize) -> Vec<usize> {
 
 fn place(phases: &[usize], phase: usize) -> usize {
     phases.iter().position(|&p| p == phase).unwrap_or(0)
-}
-
-/// Cuts the output into vectors, along single rows or along the image's rows joined (the places
-/// between two rows are then computed and dropped), whichever wastes fewer lanes.
-fn vectors(
-    shape: &ConvShape,
-    out: Spatial,
-    columns: usize,
-    depth_slice: usize,
-    lanes: usize,
-) -> Vec<Vector> {
-    let [out_d, out_h, out_w] = out;
-    let joined_len = (out_h - 1) * columns + out_w;
-    let joined = joined_len.div_ceil(lanes) < out_h * out_w.div_ceil(lanes);
-    let mut vectors = Vec::new();
-    for d in 0..out_d {
-        let base = d * shape.strides[0] * depth_slice;
-        let plane = d * out_h * out_w;
-        if joined {
-            for start in (0..joined_len).step_by(lanes) {
-                let mut segments: Vec<Segment> = Vec::new();
-                let end = (start + lanes).min(joined_len);
-                let mut at = start;
-                while at < end {
-                    let (row, column) = (at / columns, at % columns);
-                    if column >= out_w {
-                        at = (row + 1) * columns;
-                        continue;
-                    }
-                    let len = (end - at).min(out_w - column);
-                    let target = plane + row * out_w + column;
-                    match segments.last_mut() {
-                        Some(last)
-                            if last.out + last.len == target
-                                && last.lane + last.len == at - start =>
-                        {
-                            last.len += len;
-                        }
-                        _ => segments.push(Segment { lane: at - start, out: target, len }),
-                    }
-                    at += len;
-                }
-                if !segments.is_empty() {
-                    vectors.push(Vector { base: base + start, segments });
-                }
-            }
-        } else {
-            for row in 0..out_h {
-                for start in (0..out_w).step_by(lanes) {
-                    vectors.push(Vector {
-                        base: base + row * columns + start,
-                        segments: vec![Segment {
-                            lane: 0,
-                            out: plane + row * out_w + start,
-                            len: lanes.min(out_w - start),
-                        }],
-                    });
-                }
-            }
-        }
-    }
-    vectors
 }

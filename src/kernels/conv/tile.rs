@@ -6,19 +6,15 @@ use std::mem::MaybeUninit;
 use std::arch::x86_64::{__m256, __m512};
 
 use super::{Block, Clamp, Image, PackedConv, Vector};
-use crate::kernels::lanes::{Isa, Lanes, Portable};
+use crate::kernels::lanes::{Isa, Lanes, Part, Portable};
 
-/// Vectors that one call of the innermost loop computes, for every instruction set.
-const WIDTH: usize = 3;
-
-/// Copying a tile's inputs together pays from this many row blocks on.
-const PANEL_BLOCKS: usize = 4;
-
-/// One sample's work.
+/// One group of one sample.
 pub(super) struct Job<'a> {
     pub conv: &'a PackedConv,
     pub image: &'a Image,
-    pub data: &'a [f32],
+    pub group: usize,
+    /// The group's channels of the sample.
+    pub input: &'a [f32],
     pub residual: Option<&'a [f32]>,
     pub clamp: Clamp,
     pub plane_out: usize,
@@ -35,218 +31,243 @@ pub(super) fn lane_count(isa: Isa) -> usize {
     }
 }
 
-/// Rows of the next block when `left` rows are left.
-pub(super) fn block_rows(isa: Isa, left: usize) -> usize {
-    let most = match isa {
+/// Output channels that are computed together at most.
+pub(super) fn most_rows(isa: Isa) -> usize {
+    match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => 8,
-        _ => 4,
-    };
-    match left {
-        8.. if most == 8 => 8,
-        4.. => 4,
-        2.. => 2,
-        _ => 1,
+        Isa::Avx512 => __m512::ROWS,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => __m256::ROWS,
+        Isa::Portable => Portable::ROWS,
     }
 }
 
-/// Computes one sample; every element of `out` is written.
-pub(super) fn run(job: &Job<'_>, panel: &mut Vec<f32>, out: &mut [MaybeUninit<f32>]) {
+/// Computes one group of one sample, with `scratch` of the image's length (for an input that is not
+/// copied, a vector per channel). `residual` and `out` are the group's channels of the sample's;
+/// every element of `out` is written.
+pub(super) fn run(job: &Job<'_>, scratch: &mut Vec<f32>, out: &mut [MaybeUninit<f32>]) {
     match job.conv.isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the variant is only made on a processor that has the instructions.
-        Isa::Avx512 => unsafe { run_avx512(job, panel, out) },
+        Isa::Avx512 => unsafe { run_avx512(job, scratch, out) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Isa::Avx2 => unsafe { run_avx2(job, panel, out) },
+        Isa::Avx2 => unsafe { run_avx2(job, scratch, out) },
         // SAFETY: plain code.
-        Isa::Portable => unsafe { run_lanes::<Portable>(job, panel, out) },
+        Isa::Portable => unsafe { run_lanes::<Portable>(job, scratch, out) },
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-unsafe fn run_avx512(job: &Job<'_>, panel: &mut Vec<f32>, out: &mut [MaybeUninit<f32>]) {
-    unsafe { run_lanes::<__m512>(job, panel, out) }
+unsafe fn run_avx512(job: &Job<'_>, scratch: &mut Vec<f32>, out: &mut [MaybeUninit<f32>]) {
+    unsafe { run_lanes::<__m512>(job, scratch, out) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn run_avx2(job: &Job<'_>, panel: &mut Vec<f32>, out: &mut [MaybeUninit<f32>]) {
-    unsafe { run_lanes::<__m256>(job, panel, out) }
+unsafe fn run_avx2(job: &Job<'_>, scratch: &mut Vec<f32>, out: &mut [MaybeUninit<f32>]) {
+    unsafe { run_lanes::<__m256>(job, scratch, out) }
 }
 
 #[inline(always)]
-unsafe fn run_lanes<V: Lanes>(job: &Job<'_>, panel: &mut Vec<f32>, out: &mut [MaybeUninit<f32>]) {
+unsafe fn run_lanes<V: Lanes>(job: &Job<'_>, scratch: &mut Vec<f32>, out: &mut [MaybeUninit<f32>]) {
+    let image = job.image;
+    let needed = if image.is_input { image.taps.len() * V::COUNT } else { image.len };
+    if scratch.len() < needed {
+        scratch.resize(needed, 0.0);
+    }
+    let residual = job.residual.map(<[f32]>::as_ptr);
+    let mut sums = Sums {
+        job,
+        taps: &image.taps,
+        data: job.input.as_ptr(),
+        vectors: &image.vectors,
+        residual,
+        out: out.as_mut_ptr().cast(),
+    };
+    // SAFETY: bases, taps and blocks were made for these buffers.
+    unsafe {
+        if !image.is_input {
+            match job.conv.shape.strides[2] {
+                1 => fill::<V, 1>(job, scratch.as_mut_ptr()),
+                2 => fill::<V, 2>(job, scratch.as_mut_ptr()),
+                _ => fill::<V, 0>(job, scratch.as_mut_ptr()),
+            }
+            sums.data = scratch.as_ptr();
+        }
+        sums.blocks::<V>();
+        if let Some(tail) = image.tail {
+            // What is left is copied to where whole vectors can be read.
+            let part = Part::new(0, tail.len, 1);
+            for (c, &tap) in image.taps.iter().enumerate() {
+                let from = job.input.as_ptr().add(tap + tail.base);
+                V::load_part::<1>(from, part).store(scratch.as_mut_ptr().add(c * V::COUNT));
+            }
+            let taps: Vec<usize> = (0..image.taps.len()).map(|c| c * V::COUNT).collect();
+            let vectors = [Vector { base: 0, ..tail }];
+            Sums { taps: &taps, data: scratch.as_ptr(), vectors: &vectors, ..sums }.blocks::<V>();
+        }
+    }
+}
+
+/// Copies the input into its image. Vectors reach past the end of a row's copy; the next row, which
+/// is copied later, overwrites that. `STRIDE` is the stride along rows, 0 for any.
+#[inline(always)]
+unsafe fn fill<V: Lanes, const STRIDE: usize>(job: &Job<'_>, image: *mut f32) {
     let shape = &job.conv.shape;
-    let taps = &job.image.taps[..];
-    let stride = WIDTH * V::COUNT;
-    let packs = job.conv.blocks.len() >= PANEL_BLOCKS || job.image.is_input();
-    if packs && panel.len() < taps.len() * stride {
-        panel.resize(taps.len() * stride, 0.0);
-    }
-    let panel_taps: Vec<usize> =
-        if packs { (0..taps.len()).map(|k| k * stride).collect() } else { Vec::new() };
-    for group in 0..shape.groups {
-        let data = &job.data[group * job.image.group_len()..];
-        let rows = group * shape.group_out();
-        for tile in job.image.vectors.chunks(WIDTH) {
-            let mut base = [data.as_ptr(); WIDTH];
-            let direct = !packs
-                || (job.image.is_input()
-                    && job.conv.blocks.len() < PANEL_BLOCKS
-                    && tile.iter().all(|v| v.base + taps[taps.len() - 1] + V::COUNT <= data.len()));
-            let tile_taps = if direct {
-                for (base, vector) in base.iter_mut().zip(tile) {
-                    // SAFETY: a base lies within the image.
-                    *base = unsafe { data.as_ptr().add(vector.base) };
-                }
-                taps
-            } else {
-                // SAFETY: the panel has room for every tap.
-                unsafe { pack::<V>(data, taps, tile, panel.as_mut_ptr()) };
-                for (i, base) in base.iter_mut().enumerate() {
-                    // SAFETY: within the panel.
-                    *base = unsafe { panel.as_ptr().add(i * V::COUNT) };
-                }
-                &panel_taps
-            };
-            for block in job.conv.blocks.iter() {
-                let sums =
-                    Sums { job, taps: tile_taps, base, tile, block, first: rows + block.row };
-                // SAFETY: bases, taps and blocks were made for these buffers.
-                unsafe {
-                    match (block.rows, tile.len()) {
-                        (8, 3) => sums.compute::<V, 8, 3>(out),
-                        (8, 2) => sums.compute::<V, 8, 2>(out),
-                        (8, _) => sums.compute::<V, 8, 1>(out),
-                        (4, 3) => sums.compute::<V, 4, 3>(out),
-                        (4, 2) => sums.compute::<V, 4, 2>(out),
-                        (4, _) => sums.compute::<V, 4, 1>(out),
-                        (2, 3) => sums.compute::<V, 2, 3>(out),
-                        (2, 2) => sums.compute::<V, 2, 2>(out),
-                        (2, _) => sums.compute::<V, 2, 1>(out),
-                        (_, 3) => sums.compute::<V, 1, 3>(out),
-                        (_, 2) => sums.compute::<V, 1, 2>(out),
-                        (_, _) => sums.compute::<V, 1, 1>(out),
+    let channel: usize = job.image.spatial.iter().product();
+    let mut to = image;
+    for c in 0..shape.group_in() {
+        let source = job.input.as_ptr().wrapping_add(c * channel);
+        // SAFETY: the image has room for its rows and one vector more; only elements of the row
+        // are read.
+        let len = job.image.rows(shape, |place, chunks, start| unsafe {
+            let to = to.add(place);
+            for (i, chunk) in chunks.iter().enumerate() {
+                let vector = match start {
+                    Some(start) => {
+                        let from = source.wrapping_add(start).wrapping_offset(chunk.source);
+                        V::load_part::<STRIDE>(from, chunk.part)
                     }
-                }
+                    None => V::splat(0.0),
+                };
+                vector.store(to.add(i * V::COUNT));
             }
-        }
+        });
+        to = to.wrapping_add(len);
     }
 }
 
-/// Copies what the tile reads into `panel`, `[tap][vector][lane]`.
-#[inline(always)]
-unsafe fn pack<V: Lanes>(data: &[f32], taps: &[usize], tile: &[Vector], panel: *mut f32) {
-    let stride = WIDTH * V::COUNT;
-    for (i, vector) in tile.iter().enumerate() {
-        for (k, tap) in taps.iter().enumerate() {
-            let from = vector.base + tap;
-            // SAFETY: the destination is within the panel, the source within the data: a full
-            // vector where there is one, else what is left.
-            unsafe {
-                let to = panel.add(k * stride + i * V::COUNT);
-                if from + V::COUNT <= data.len() {
-                    V::load(data.as_ptr().add(from)).store(to);
-                } else {
-                    let left = data.len() - from;
-                    std::ptr::copy_nonoverlapping(data.as_ptr().add(from), to, left);
-                    std::ptr::write_bytes(to.add(left), 0, V::COUNT - left);
-                }
-            }
-        }
-    }
-}
-
-/// A block of rows times a tile of vectors.
+/// The sums of a group over some vectors.
 struct Sums<'a> {
     job: &'a Job<'a>,
     taps: &'a [usize],
-    base: [*const f32; WIDTH],
-    tile: &'a [Vector],
-    block: &'a Block,
-    /// The block's first output channel.
-    first: usize,
+    data: *const f32,
+    vectors: &'a [Vector],
+    residual: Option<*const f32>,
+    out: *mut f32,
 }
 
 impl Sums<'_> {
+    /// All blocks. Numbers of rows and vectors are such that sums, inputs and a weight fit the
+    /// registers; a block's weights stay in the first-level cache over all its vectors.
     #[inline(always)]
-    unsafe fn compute<V: Lanes, const ROWS: usize, const N: usize>(
+    unsafe fn blocks<V: Lanes>(&self) {
+        for block in self.job.conv.blocks.iter() {
+            // SAFETY: as the caller vouches.
+            unsafe {
+                match (V::ROWS >= 8, block.rows) {
+                    (true, 8) => self.block::<V, 8, 3, 2>(block),
+                    (true, 7) => self.block::<V, 7, 3, 2>(block),
+                    (true, 6) => self.block::<V, 6, 4, 2>(block),
+                    (true, 5) => self.block::<V, 5, 5, 2>(block),
+                    (true, 4) => self.block::<V, 4, 6, 3>(block),
+                    (true, 3) => self.block::<V, 3, 7, 3>(block),
+                    (true, 2) => self.block::<V, 2, 8, 4>(block),
+                    (false, 6) => self.block::<V, 6, 2, 1>(block),
+                    (false, 5) => self.block::<V, 5, 2, 1>(block),
+                    (false, 4) => self.block::<V, 4, 2, 1>(block),
+                    (false, 3) => self.block::<V, 3, 3, 2>(block),
+                    (false, 2) => self.block::<V, 2, 4, 2>(block),
+                    _ => self.block::<V, 1, 8, 4>(block),
+                }
+            }
+        }
+    }
+
+    /// One block over all vectors, `WIDE`, `HALF` and one at a time.
+    #[inline(always)]
+    unsafe fn block<V: Lanes, const ROWS: usize, const WIDE: usize, const HALF: usize>(
         &self,
-        out: &mut [MaybeUninit<f32>],
+        block: &Block,
+    ) {
+        let mut left = self.vectors;
+        // SAFETY: as the caller vouches.
+        unsafe {
+            while let Some((tile, rest)) = left.split_first_chunk::<WIDE>()
+                // Two halves rather than a wide one and one.
+                && (2 * HALF != WIDE + 1 || rest.len() != 1)
+            {
+                self.tile::<V, ROWS, WIDE>(block, tile);
+                left = rest;
+            }
+            while let Some((tile, rest)) = left.split_first_chunk::<HALF>() {
+                self.tile::<V, ROWS, HALF>(block, tile);
+                left = rest;
+            }
+            for vector in left {
+                self.tile::<V, ROWS, 1>(block, std::array::from_ref(vector));
+            }
+        }
+    }
+
+    /// `ROWS` output channels times `N` vectors. The sums are only ever indexed by constants, so
+    /// that they stay in registers.
+    #[inline(always)]
+    unsafe fn tile<V: Lanes, const ROWS: usize, const N: usize>(
+        &self,
+        block: &Block,
+        tile: &[Vector; N],
     ) {
         let conv = self.job.conv;
-        let group = self.first / conv.shape.group_out();
-        let offset = group * conv.shape.group_out() * self.taps.len() + self.block.offset;
+        let first = self.job.group * conv.shape.group_out();
+        let offset = first * self.taps.len() + block.offset;
+        // SAFETY: as the caller vouches.
         unsafe {
             let mut weight = conv.weights.as_ptr().add(offset);
+            let bias = conv.bias.as_ptr().add(first + block.row);
+            let base: [*const f32; N] = std::array::from_fn(|i| self.data.add(tile[i].base));
             let mut sums = [[V::splat(0.0); N]; ROWS];
-            for (row, sums) in sums.iter_mut().enumerate() {
-                *sums = [V::splat(*conv.bias.get_unchecked(self.first + row)); N];
+            for row in 0..ROWS {
+                sums[row] = [V::splat(*bias.add(row)); N];
             }
             for &tap in self.taps {
-                let mut x = [V::splat(0.0); N];
-                for (x, base) in x.iter_mut().zip(self.base) {
-                    *x = V::load(base.add(tap));
-                }
-                for (row, sums) in sums.iter_mut().enumerate() {
+                let x: [V; N] = std::array::from_fn(|i| V::load(base[i].add(tap)));
+                for row in 0..ROWS {
                     let w = V::splat(*weight.add(row));
-                    for (sum, x) in sums.iter_mut().zip(x) {
-                        *sum = sum.mul_add(w, x);
+                    for i in 0..N {
+                        sums[row][i] = sums[row][i].mul_add(w, x[i]);
                     }
                 }
                 weight = weight.add(ROWS);
             }
+            let plane = self.job.plane_out;
             let low = V::splat(self.job.clamp.low);
             let high = V::splat(self.job.clamp.high);
-            for (row, sums) in sums.iter().enumerate() {
-                let plane = (self.first + row) * self.job.plane_out;
-                for (sum, vector) in sums.iter().zip(self.tile) {
-                    self.store::<V>(*sum, vector, plane, (low, high), out);
+            let to: [usize; N] = std::array::from_fn(|i| block.row * plane + tile[i].out);
+            if tile.iter().all(|vector| vector.len == V::COUNT) {
+                if let Some(residual) = self.residual {
+                    for row in 0..ROWS {
+                        for i in 0..N {
+                            let other = V::load(residual.add(row * plane + to[i]));
+                            sums[row][i] = sums[row][i].add(other);
+                        }
+                    }
+                }
+                for row in 0..ROWS {
+                    for i in 0..N {
+                        let sum = sums[row][i].clamp(low, high);
+                        sum.store(self.out.add(row * plane + to[i]));
+                    }
+                }
+                return;
+            }
+            let mut lanes = [[[0.0f32; 16]; N]; ROWS];
+            for row in 0..ROWS {
+                for i in 0..N {
+                    sums[row][i].store(lanes[row][i].as_mut_ptr());
                 }
             }
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn store<V: Lanes>(
-        &self,
-        sum: V,
-        vector: &Vector,
-        plane: usize,
-        (low, high): (V, V),
-        out: &mut [MaybeUninit<f32>],
-    ) {
-        unsafe {
-            match vector.contiguous() {
-                Some((at, len)) if len == V::COUNT => {
-                    let sum = match self.job.residual {
-                        Some(residual) => sum.add(V::load(residual.as_ptr().add(plane + at))),
-                        None => sum,
-                    };
-                    sum.clamp(low, high).store(out.as_mut_ptr().add(plane + at).cast());
-                }
-                _ => {
-                    let mut lanes = [0.0f32; 16];
-                    for segment in &vector.segments {
-                        let at = plane + segment.out;
-                        let mut sum = sum;
-                        if let Some(residual) = self.job.residual {
-                            std::ptr::copy_nonoverlapping(
-                                residual.as_ptr().add(at),
-                                lanes.as_mut_ptr().add(segment.lane),
-                                segment.len,
-                            );
-                            sum = sum.add(V::load(lanes.as_ptr()));
-                        }
-                        sum.clamp(low, high).store(lanes.as_mut_ptr());
-                        std::ptr::copy_nonoverlapping(
-                            lanes.as_ptr().add(segment.lane),
-                            out.as_mut_ptr().add(at).cast(),
-                            segment.len,
-                        );
+            for (row, lanes) in lanes.iter().enumerate() {
+                for ((lanes, to), vector) in lanes.iter().zip(to).zip(tile) {
+                    let to = row * plane + to;
+                    let part = Part::new(0, vector.len, 1);
+                    let mut sum = V::load(lanes.as_ptr());
+                    if let Some(residual) = self.residual {
+                        sum = sum.add(V::load_part::<1>(residual.add(to), part));
                     }
+                    sum.clamp(low, high).store_part(self.out.add(to), part);
                 }
             }
         }
