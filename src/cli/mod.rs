@@ -2,6 +2,8 @@
 
 mod args;
 mod progress;
+#[cfg(test)]
+mod tests;
 mod values;
 
 use std::ffi::OsString;

@@ -1,10 +1,10 @@
 //! Progress on stderr: a bar where that is a terminal, else only what must be known.
 
 use std::io::{self, Write};
-
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::INTERRUPTED;
 use crate::progress::Progress;
@@ -21,7 +21,8 @@ impl Bar {
         // indicatif draws nothing where stderr is no terminal.
         let target =
             if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-        Self { bar: ProgressBar::with_draw_target(None, target), quiet }
+        let bar = ProgressBar::with_draw_target(None, target).with_style(style(""));
+        Self { bar, quiet }
     }
 
     /// Removes the bar from the terminal.
@@ -45,9 +46,6 @@ fn style(template: &str) -> ProgressStyle {
 impl Progress for Bar {
     fn phase(&self, name: &str, total: Option<u64>) {
         log::info!("{name}");
-        self.bar.reset();
-        self.bar.set_prefix(name.to_owned());
-        self.bar.set_message("");
         match total {
             Some(total) => {
                 self.bar.set_style(style(
@@ -57,6 +55,9 @@ impl Progress for Bar {
             }
             None => self.bar.set_style(style("{prefix:>10} {spinner} {pos} {elapsed} {wide_msg}")),
         }
+        self.bar.reset();
+        self.bar.set_prefix(name.to_owned());
+        self.bar.set_message("");
         self.bar.enable_steady_tick(Duration::from_millis(200));
     }
 

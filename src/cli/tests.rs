@@ -1,0 +1,109 @@
+//! From what is typed to what the library is given.
+
+use std::time::Duration;
+
+use clap::Parser;
+
+use super::args::{Cli, Command};
+use crate::compress::Request;
+use crate::dataset::Resize;
+use crate::factorize::Scheme;
+use crate::options::{Options, SearchMode, Statistics, Target};
+use crate::score::MetricKind;
+
+fn parse(line: &str) -> Result<Cli, clap::Error> {
+    Cli::try_parse_from(std::iter::once("onnx-bsr").chain(line.split_whitespace()))
+}
+
+fn request(line: &str) -> Request {
+    let cli = parse(line).expect("a valid line");
+    let common = cli.common();
+    cli.compress.into_request(&common)
+}
+
+#[test]
+fn flags_are_consistent() {
+    use clap::CommandFactory;
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn a_bare_line_has_the_default_options() {
+    let request = request("a.onnx b.onnx --ratio 8x");
+    assert_eq!(request.options, Options { ratio: Some(8.0), ..Options::default() });
+    assert_eq!((request.input, request.output), ("a.onnx".into(), "b.onnx".into()));
+    assert!(request.data.is_none() && request.test.is_none() && !request.force);
+}
+
+#[test]
+fn every_flag_arrives() {
+    let request = request(
+        "a b --ratio 2 --target macs --data d --labels l --test t --test-labels tl \
+         --mean -1,.5 --std 2 --scale 0.1 --layout nhwc --image-size 3x4 --resize crop:9 \
+         --channels bgr --metric top5 --include x* --include y --exclude z \
+         --schemes channel,tucker --rank-multiple 8 --beam 3 --max-evals 9 --time-limit 2m \
+         --search start --statistics none --calibration-samples 5 --search-samples 6 \
+         --seed 7 --threads 2 --save-plan p --force --max-drop 1.5 --shape i=1x2 --json -vv",
+    );
+    let options = Options {
+        ratio: Some(2.0),
+        target: Target::Macs,
+        schemes: vec![Scheme::ChannelOut, Scheme::Tucker],
+        include: vec!["x*".into(), "y".into()],
+        exclude: vec!["z".into()],
+        rank_multiple: 8,
+        beam: 3,
+        max_evals: 9,
+        time_limit: Some(Duration::from_secs(120)),
+        search: SearchMode::Start,
+        statistics: Statistics::None,
+        calibration_samples: 5,
+        search_samples: 6,
+        seed: 7,
+        threads: Some(2),
+        metric: Some(MetricKind::Top5),
+        max_drop: Some(1.5),
+    };
+    assert_eq!(request.options, options);
+    let data = request.data.expect("data");
+    assert_eq!(data.preprocess.mean, [-1.0, 0.5]);
+    assert_eq!(data.preprocess.resize, Resize::Crop { shorter_side: Some(9) });
+    assert_eq!(data.preprocess.image_size, Some((3, 4)));
+    let test = request.test.expect("test data");
+    assert_eq!(test.labels, Some("tl".into()));
+    assert_eq!(test.preprocess, data.preprocess);
+    assert_eq!(request.shapes, [("i".to_owned(), vec![1, 2])]);
+    assert!(request.force);
+}
+
+#[test]
+fn commands_stand_beside_the_default_form() {
+    assert!(matches!(parse("inspect x.onnx").expect("valid").command, Some(Command::Inspect(_))));
+    let eval = parse("eval x.onnx --data d --json").expect("valid");
+    assert!(eval.common().json && matches!(eval.command, Some(Command::Eval(_))));
+    let model = parse("./inspect out.onnx --ratio 2").expect("valid");
+    assert!(model.command.is_none());
+}
+
+#[test]
+fn usage_errors() {
+    for line in [
+        "",
+        "a b",
+        "a --ratio 2",
+        "a b --ratio 1",
+        "a b --ratio -3",
+        "a b --ratio NaN",
+        "a b --ratio 2 --labels l",
+        "a b --ratio 2 --threads 0",
+        "a b --ratio 2 --target latency",
+        "a b --ratio 2 --schemes svd",
+        "a b --ratio 2 --std 0",
+        "a b --ratio 2 -q -v",
+        "eval x.onnx",
+        "check x.onnx",
+        "check a b --tolerance NaN",
+    ] {
+        assert_eq!(parse(line).expect_err(line).exit_code(), 2, "{line}");
+    }
+}
