@@ -28,7 +28,7 @@ pub struct Options {
     /// Candidates that survive a level of the search, at least 1. Default: 4.
     pub beam: usize,
     /// Networks that the search may score, each counted once however few samples it took.
-    /// Default: 400.
+    /// Default: 80.
     pub max_evals: usize,
     /// Time after which the search ends with the best it has. Runs that hit it are no longer
     /// repeatable. Default: none.
@@ -63,7 +63,7 @@ impl Default for Options {
             exclude: Vec::new(),
             rank_multiple: 1,
             beam: 4,
-            max_evals: 400,
+            max_evals: 80,
             time_limit: None,
             search: SearchMode::Beam,
             statistics: Statistics::Sequential,
