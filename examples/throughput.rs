@@ -3,6 +3,8 @@
 //!
 //! `throughput MODEL --batch 64 --threads 1 [--seconds 3] [--shape 3x32x32]`
 
+#![allow(clippy::unwrap_used, reason = "a test or an example may panic")]
+
 use std::path::Path;
 use std::time::Instant;
 

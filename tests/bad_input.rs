@@ -1,6 +1,8 @@
 //! Whatever is wrong with what the program is given: one clear message, the right exit code, and
 //! no file touched.
 
+#![allow(clippy::unwrap_used, reason = "a test or an example may panic")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

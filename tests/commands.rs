@@ -1,5 +1,7 @@
 //! The commands that change nothing, on the fixtures.
 
+#![allow(clippy::unwrap_used, reason = "a test or an example may panic")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 

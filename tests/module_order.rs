@@ -1,5 +1,7 @@
 //! A module uses only modules listed below it in `lib.rs`.
 
+#![allow(clippy::unwrap_used, reason = "a test or an example may panic")]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,8 @@
 //! Every operator against the outputs that onnx expects: `fixtures/make_operator_cases.py` says
 //! where the cases come from.
 
+#![allow(clippy::unwrap_used, reason = "a test or an example may panic")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;

@@ -57,7 +57,7 @@ impl Sums {
     /// When the slices are not of equally many whole rows.
     pub fn add(&mut self, x: &[f32], t: &[f32]) -> Result<(), OpError> {
         let (n, m) = (self.x.len(), self.t.len());
-        if n == 0 || m == 0 || x.len() % n != 0 || x.len() / n * m != t.len() {
+        if n == 0 || m == 0 || !x.len().is_multiple_of(n) || x.len() / n * m != t.len() {
             return Err(OpError::shape("rows of inputs and targets differ in number"));
         }
         let mut product = vec![0.0f32; n * n.max(m)];

@@ -64,7 +64,7 @@ impl PackedMatrix {
     /// # Errors
     /// When `x` is not of whole rows.
     pub fn product(&self, x: &[f32], clamp: Clamp, out: &mut Vec<f32>) -> Result<(), OpError> {
-        if self.depth == 0 || x.len() % self.depth != 0 {
+        if self.depth == 0 || !x.len().is_multiple_of(self.depth) {
             return Err(OpError::shape(format!(
                 "{} elements are not rows of {}",
                 x.len(),

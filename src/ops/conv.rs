@@ -291,6 +291,9 @@ impl Operator for Conv {
     fn with_padding(&self, amounts: &[usize]) -> Option<Box<dyn Operator>> {
         let (attributes, packed) = self.constant.as_ref()?;
         let depthwise = attributes.groups > 1 && packed.shape.group_in() == 1;
+        if !depthwise {
+            return None;
+        }
         let Padding::Explicit { begin, end } = &attributes.padding else { return None };
         let (before, after) = amounts.split_at_checked(begin.len() + 2)?;
         let [0, 0, before @ ..] = before else { return None };

@@ -138,10 +138,10 @@ pub(super) fn expand(_: &Decoding<'_>) -> Decoded {
 pub(super) fn dropout(d: &Decoding<'_>) -> Decoded {
     let masked = d.node.output.len() > 1;
     many(move |inputs| {
-        if let Some(training) = peek_optional(inputs, 2) {
-            if training.typed::<bool>("a training flag")?.iter().any(|t| *t) {
-                return Err(OpError::unsupported("Dropout in training mode"));
-            }
+        if let Some(training) = peek_optional(inputs, 2)
+            && training.typed::<bool>("a training flag")?.iter().any(|t| *t)
+        {
+            return Err(OpError::unsupported("Dropout in training mode"));
         }
         let tensor = take(inputs, 0)?;
         let mask = masked

@@ -108,7 +108,7 @@ fn other_outputs_are_compared_as_vectors() {
     let own = scorer.reference_score().unwrap();
     assert_eq!((own.metric(), own.mean_loss()), (100.0, 0.0));
     let half = tensor(&[2, 2, 2], &[1.5, 0.0, 0.0, 2.0, 0.5, 0.5, 0.5, 0.5]);
-    let score = scorer.score(&[half.clone()], 0..2).unwrap();
+    let score = scorer.score(std::slice::from_ref(&half), 0..2).unwrap();
     assert!(close(score.losses[0], 0.25) && close(score.losses[1], 0.25));
     assert!(close(score.metric(), 100.0));
     for (kind, own, halved) in
@@ -117,7 +117,7 @@ fn other_outputs_are_compared_as_vectors() {
         let scorer = Scorer::new(vec![map.clone()], None, Some(kind), None).unwrap();
         assert!(!kind.higher_is_better());
         assert!(close(scorer.reference_score().unwrap().metric(), own));
-        assert!(close(scorer.score(&[half.clone()], 0..2).unwrap().metric(), halved));
+        assert!(close(scorer.score(std::slice::from_ref(&half), 0..2).unwrap().metric(), halved));
     }
 }
 

@@ -51,7 +51,7 @@ impl LayerOptions {
         for curve in &curves {
             let overhead = overhead(layer, node, curve.scheme)?;
             for (choice, error) in curve.choices(map)? {
-                let whole = |rank: usize| rank % rank_multiple == 0;
+                let whole = |rank: usize| rank.is_multiple_of(rank_multiple);
                 if !whole(choice.rank) || !choice.rank_in.is_none_or(whole) {
                     continue;
                 }

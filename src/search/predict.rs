@@ -50,7 +50,7 @@ impl Prediction {
         // The better half matters: far from it the model is not linear.
         let mut order: Vec<usize> = (0..count).collect();
         order.sort_by(|&a, &b| self.measured[a].1.total_cmp(&self.measured[b].1));
-        order.truncate((count / 2).max(4).min(64));
+        order.truncate((count / 2).clamp(4, 64));
         let rows: Vec<Vec<f64>> = order
             .iter()
             .map(|&i| {
