@@ -294,6 +294,3 @@ impl Evaluator {
         self.steps[step] = original.steps[step].clone();
     }
 }
-
-#[cfg(test)]
-mod tests;

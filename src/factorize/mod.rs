@@ -162,6 +162,3 @@ impl Choice {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -124,6 +124,3 @@ pub enum Form {
     /// MatMul with the weight `[rows, columns]` on the left.
     MatMulLeft,
 }
-
-#[cfg(test)]
-mod tests;

@@ -4,8 +4,8 @@
 //! A [`Network`] is the model with its layers and samples. [`Network::compress`] builds the
 //! compressed network for given choices, layer by layer: every layer is refitted to the original's
 //! targets on the inputs it will really see, so a score is that of the file that would be written.
-//! [`start`] allocates a budget by predicted losses; [`beam`] improves on it by true ones;
-//! [`paper`] is the published search.
+//! [`start()`] allocates a budget by predicted losses; [`beam()`] improves on it by true ones;
+//! [`paper()`] is the published search.
 
 mod beam;
 mod network;
