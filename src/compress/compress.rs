@@ -310,7 +310,7 @@ fn choose(
         deadline: options.time_limit.map(|limit| clock + limit),
         snapshot_bytes: SNAPSHOT_BYTES,
     };
-    let scorer: Scorer = network.scorer(&samples, search_metric(options.metric), true)?;
+    let scorer: Scorer = network.scorer(&samples, options.metric, true)?;
     progress.phase("search", Some(options.max_evals as u64));
     let allocation = match options.search {
         SearchMode::Start => first,
@@ -331,11 +331,6 @@ fn choose(
     seconds.search = Some(clock.elapsed().as_secs_f64());
     let choices = Network::choices(&forms, &allocation);
     Ok(Found { choices, effort, mode: Mode(options.search), samples: samples.len() })
-}
-
-/// A metric that needs labels is only asked of a search that has them.
-fn search_metric(metric: Option<MetricKind>) -> Option<MetricKind> {
-    metric
 }
 
 /// What the compressible layers may cost together.

@@ -126,7 +126,7 @@ pub(super) fn write(
     if let Some(path) = &request.save_plan {
         write_text(path, &plan.to_json())?;
     }
-    report.model.gzip_bytes = report::gzip_bytes(&files(&request.input, model)).ok();
+    report.model.gzip_bytes = report::gzip_bytes(&[&request.input]).ok();
     let written: Vec<PathBuf> =
         std::iter::once(request.output.clone()).chain(result.data_file(&request.output)).collect();
     let written: Vec<&Path> = written.iter().map(PathBuf::as_path).collect();
@@ -179,14 +179,10 @@ pub(super) fn write_plain(
 ) -> Result<Report> {
     let mut report = plain(input, output, model, result)?;
     report.output.bytes = result.write(output)?;
-    report.model.gzip_bytes = report::gzip_bytes(&files(input, model)).ok();
+    report.model.gzip_bytes = report::gzip_bytes(&[input]).ok();
     report.output.gzip_bytes = report::gzip_bytes(&[output]).ok();
     report.peak_rss_bytes = report::peak_rss_bytes();
     Ok(report)
-}
-
-fn files<'a>(path: &'a Path, _model: &Model) -> Vec<&'a Path> {
-    vec![path]
 }
 
 fn plain(input: &Path, output: &Path, model: &Model, result: &Model) -> Result<Report> {
