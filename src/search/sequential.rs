@@ -2,7 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::network::{Network, Samples, Statistics, by_name, gather, lanes};
+use super::network::{Network, Statistics, by_name, gather, lanes};
+use super::samples::Samples;
 use super::{Allocation, Effort, LayerOptions};
 use crate::error::{Error, Result};
 use crate::eval::moments::{Moments, Sums};
@@ -203,9 +204,11 @@ impl Network<'_> {
             .collect::<Result<_>>()?;
         let mut total = self.sums(l);
         for sums in &sums {
-            total.iter_mut().zip(sums).for_each(|(total, sums)| total.merge(sums));
+            for (total, sums) in total.iter_mut().zip(sums) {
+                total.merge(sums).map_err(|source| self.fault(l, source))?;
+            }
         }
-        Ok(total.iter().filter_map(Sums::moments).collect())
+        self.moments_of(l, total)
     }
 
     /// The fits of a layer's groups to its targets on the inputs it will see.
