@@ -155,11 +155,14 @@ fn classify(
                 let t = objective.temperature;
                 layout.gather(original, position, &mut target);
                 classes::to_log_probabilities(&mut target, probabilities);
-                for (tempered, source) in [(&mut soft, &row), (&mut target, &target.clone())] {
-                    tempered.clear();
-                    tempered.extend(source.iter().map(|v| v / t));
-                    classes::to_log_probabilities(tempered, false);
-                }
+                let tempered = |row: &[f64], out: &mut Vec<f64>| {
+                    out.clear();
+                    out.extend(row.iter().map(|v| v / t));
+                    classes::to_log_probabilities(out, false);
+                };
+                tempered(&row, &mut soft);
+                let own = std::mem::take(&mut target);
+                tempered(&own, &mut target);
                 let divergence = classes::divergence(target.iter().copied(), &soft);
                 *loss += objective.distill * t * t * share * divergence;
                 for (slope, (q, p)) in slope.iter_mut().zip(soft.iter().zip(&target)) {
