@@ -15,8 +15,6 @@ pub struct Fit {
     pub tx: Matrix,
     /// Energy of the targets, the ridge's share included.
     pub energy: f64,
-    /// Share of `energy` that is the targets' variance: what a layer's relative error refers to.
-    pub variance: f64,
     /// E[x] and E[t], where the mean is kept by the bias.
     pub means: Option<(Array1<f64>, Array1<f64>)>,
     /// The metric, where it is not the identity.
@@ -59,38 +57,36 @@ impl Fit {
             xx: Covariance::identity(weight.ncols()),
             tx: weight.clone(),
             energy,
-            variance: energy,
             means: None,
             metric: None,
         }
     }
 
-    /// The layer's own outputs on its own inputs: t = W x. `ridge` is a share of the mean variance
-    /// of an input.
+    /// The layer's own outputs on its own inputs: t = W x. `ridge` is the least share of the mean
+    /// variance of an input that is added to all of them; few rows ask for more.
     #[must_use]
     pub fn of_inputs(weight: &Matrix, moments: &Moments, centred: bool, ridge: f64) -> Self {
         let mut xx = moments.xx.clone();
         if !centred {
             xx = xx.about_zero(&moments.x_mean);
         }
-        let variance = xx.energy(weight);
-        let ridge = xx.add_ridge(ridge);
+        let ridge = xx.add_ridge(ridge.max(moments.xx.shrinkage(moments.rows)));
         let tx = xx.apply(weight);
-        let own = weight.iter().map(|v| v * v).sum::<f64>() * ridge;
+        let energy = xx.energy(weight);
         let means = centred.then(|| (moments.x_mean.clone(), moments.t_mean.clone()));
-        Self { xx, tx, energy: variance + own, variance, means, metric: None }
+        Self { xx, tx, energy, means, metric: None }
     }
 
     /// Given targets on the inputs that the layer will really see (sequential refit).
     #[must_use]
     pub fn of_targets(weight: &Matrix, moments: &Moments, ridge: f64) -> Self {
         let mut xx = moments.xx.clone();
-        let ridge = xx.add_ridge(ridge);
+        let ridge = xx.add_ridge(ridge.max(moments.xx.shrinkage(moments.rows)));
         let tx = &moments.tx + &(weight * ridge);
-        let variance = moments.tt.sum();
         let own = weight.iter().map(|v| v * v).sum::<f64>() * ridge;
+        let energy = moments.tt.sum() + own;
         let means = Some((moments.x_mean.clone(), moments.t_mean.clone()));
-        Self { xx, tx, energy: variance + own, variance, means, metric: None }
+        Self { xx, tx, energy, means, metric: None }
     }
 
     /// The same with a metric of outputs; `weight` and `moments` are those the fit was made of.
@@ -103,7 +99,6 @@ impl Fit {
         self.tx = product(&metric.root, &self.tx);
         if let Ok(best) = self.xx.solver().and_then(|solver| solver.solve_right(&self.tx)) {
             self.energy = best.iter().zip(&self.tx).map(|(a, b)| a * b).sum();
-            self.variance = self.energy;
         }
         self.metric = Some(metric);
         self

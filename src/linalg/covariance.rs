@@ -83,6 +83,26 @@ impl Covariance {
         self
     }
 
+    /// How far a covariance of `rows` independent rows is to be drawn towards a multiple of the
+    /// identity to come closest to the truth, as the ridge to add in shares of the mean variance:
+    /// rho / (1 - rho) with rho of the oracle approximating shrinkage (Chen, Wiesel, Eldar and Hero
+    /// 2010, equation 23).
+    #[must_use]
+    pub fn shrinkage(&self, rows: usize) -> f64 {
+        let squares = |m: &Matrix| m.iter().map(|v| v * v).sum::<f64>();
+        let (trace, square) = match &self.form {
+            Form::Dense(g) => (g.diag().sum(), squares(g)),
+            Form::Rows(x) => (squares(x), squares(&product(x, &x.t().to_owned()))),
+        };
+        let (n, p) = (rows as f64, self.order().max(1) as f64);
+        let spread = square - trace * trace / p;
+        let above = (1.0 - 2.0 / p) * square + trace * trace;
+        let below = (n + 1.0 - 2.0 / p) * spread;
+        // All variances alike: nothing to learn from the rows.
+        let rho = if below > above { above / below } else { 1.0 };
+        (rho / (1.0 - rho).max(1e-3)).max(0.0)
+    }
+
     /// Adds `share` of the mean variance to the diagonal; returns what was added.
     pub fn add_ridge(&mut self, share: f64) -> f64 {
         let mean = self.mean_variance();
@@ -207,6 +227,27 @@ mod tests {
         let solved = rows.solver().unwrap().solve_right(&m).unwrap();
         close(&solved, &dense.solver().unwrap().solve_right(&m).unwrap());
         close(&dense.apply(&solved), &m);
+    }
+
+    /// With few rows the ridge brings the estimate nearer to the covariance the rows come from.
+    #[test]
+    fn shrinkage_comes_closer_to_the_truth() {
+        let (n, rows) = (40, 25);
+        let scale = Array1::from_shape_fn(n, |i| 1.0 / (1.0 + i as f64 / 8.0));
+        // Sums of four uniform numbers of variance 1/3.
+        let mut parts = random(4 * rows, n);
+        parts *= &scale;
+        let x = (0..4).map(|k| parts.slice(ndarray::s![k * rows..(k + 1) * rows, ..]).to_owned());
+        let x = x.fold(Matrix::zeros((rows, n)), |a, b| a + b) * (0.75 / rows as f64).sqrt();
+        let truth = Matrix::from_diag(&scale.mapv(|s| s * s));
+        let mut estimate = Covariance::of_rows(x);
+        let error = |g: &Matrix| (g - &truth).iter().map(|v| v * v).sum::<f64>();
+        let before = error(&estimate.to_dense());
+        let share = estimate.shrinkage(rows);
+        assert!((estimate.shrinkage(1_000_000) - 0.0).abs() < 1e-3);
+        estimate.add_ridge(share);
+        let after = error(&(estimate.to_dense() / (1.0 + share)));
+        assert!(share > 0.05 && after < 0.7 * before, "{share} {before} {after}");
     }
 
     #[test]

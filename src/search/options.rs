@@ -14,7 +14,8 @@ pub struct LayerOption {
     pub choice: Option<Choice>,
     /// What it costs.
     pub cost: Cost,
-    /// Squared error of the layer's output as a share of its variance.
+    /// Squared error of the layer's output as a share of its variance, both with the ridge's part:
+    /// an estimate for samples that were not calibrated on.
     pub error: f64,
 }
 
@@ -44,8 +45,7 @@ impl LayerOptions {
         let Some(map) = &layer.map else {
             return Ok(Self { options: vec![dense(layer, at)] });
         };
-        let variance: f64 = fits.iter().map(|fit| fit.variance).sum();
-        let own: f64 = fits.iter().map(|fit| fit.energy - fit.variance).sum();
+        let energy: f64 = fits.iter().map(|fit| fit.energy).sum();
         let mut options = vec![dense(layer, at)];
         let curves = curves(map, fits, schemes)?;
         for curve in &curves {
@@ -67,8 +67,7 @@ impl LayerOptions {
                     macs: choice.macs(map, at),
                     bytes: 4 * (params + bias) + overhead,
                 };
-                // The ridge's share of the error says nothing about the data.
-                let error = ((error - own).max(0.0) / variance.max(f64::MIN_POSITIVE)).min(1.0);
+                let error = (error / energy.max(f64::MIN_POSITIVE)).min(1.0);
                 options.push(LayerOption { choice: Some(choice), cost, error });
             }
         }
