@@ -149,7 +149,11 @@ impl Plan {
                 return Err(misfit("its factors have shapes that don't fit"));
             }
             let node = &model.graph().node[layer.node];
-            replacements.push((layer.node, replace(layer, node, &factors, &mut names)?));
+            let mut replacement = replace(layer, node, &factors, &mut names)?;
+            if model.opset("").is_some_and(|version| version < 11) {
+                replacement.complete_gemm(&mut names);
+            }
+            replacements.push((layer.node, replacement));
         }
         let graph = result.graph_mut();
         // From the last node on, so that the indices of earlier ones stay.
