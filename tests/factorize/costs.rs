@@ -35,7 +35,7 @@ fn params_and_macs_are_those_of_the_factors() {
                 let shapes = |f: &Factors| -> Vec<Vec<(usize, usize)>> {
                     f.groups.iter().map(|g| g.iter().map(|m| m.dim()).collect()).collect()
                 };
-                let zeros = Factors::zeros(choice, &case.map);
+                let zeros = Factors::zeros(Some(choice), &case.map);
                 assert_eq!(shapes(&zeros), shapes(&factors), "{name}, {choice:?}");
             }
         }
