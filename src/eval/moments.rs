@@ -5,7 +5,7 @@ use ndarray::{Array1, Array2, Axis};
 use crate::error::OpError;
 use crate::kernels::matmul::{Strided, matmul};
 
-/// Rows summed in `f32` before they are added to the `f64` totals.
+/// Rows whose products are summed in `f32` before they are added to the `f64` totals.
 const ROWS: usize = 256;
 
 /// Sums over rows x (inputs of a linear map) and t (what it is to yield).
@@ -63,20 +63,22 @@ impl Sums {
         let mut product = vec![0.0f32; n * n.max(m)];
         for (x, t) in x.chunks(ROWS * n).zip(t.chunks(ROWS * m)) {
             let rows = x.len() / n;
-            let (xs, ts) = (Strided::row_major(x, rows, n), Strided::row_major(t, rows, m));
+            // Products in f32 of deviations from the chunk's own means: those of the values would
+            // drown the variance of inputs that hardly vary.
+            let (x, t) = (Deviations::new(x, n), Deviations::new(t, m));
+            let (xs, ts) =
+                (Strided::row_major(&x.values, rows, n), Strided::row_major(&t.values, rows, m));
             let xx = &mut product[..n * n];
             matmul(xs.transposed(), xs, false, xx)?;
-            add_f32(self.xx.as_slice_mut(), xx);
+            add(&mut self.xx, xx, &x, &x);
             let tx = &mut product[..m * n];
             matmul(ts.transposed(), xs, false, tx)?;
-            add_f32(self.tx.as_slice_mut(), tx);
-            for row in x.chunks_exact(n) {
-                self.x.iter_mut().zip(row).for_each(|(s, &v)| *s += f64::from(v));
-            }
-            for row in t.chunks_exact(m) {
-                for ((s, q), &v) in self.t.iter_mut().zip(&mut self.tt).zip(row) {
-                    *s += f64::from(v);
-                    *q += f64::from(v) * f64::from(v);
+            add(&mut self.tx, tx, &t, &x);
+            self.x += &x.total;
+            self.t += &t.total;
+            for row in t.values.chunks_exact(m) {
+                for ((square, mean), &v) in self.tt.iter_mut().zip(&t.mean).zip(row) {
+                    *square += (mean + f64::from(v)).powi(2);
                 }
             }
             self.rows += rows;
@@ -112,8 +114,47 @@ impl Sums {
     }
 }
 
-fn add_f32(sums: Option<&mut [f64]>, values: &[f32]) {
-    for (sum, &value) in sums.into_iter().flatten().zip(values) {
-        *sum += f64::from(value);
+/// Rows as their distance from a common mean.
+struct Deviations {
+    /// The mean, to `f32` accuracy.
+    mean: Array1<f64>,
+    /// Row-major.
+    values: Vec<f32>,
+    /// Sum of the deviations: zero but for rounding.
+    rest: Array1<f64>,
+    /// Sum of the rows.
+    total: Array1<f64>,
+}
+
+impl Deviations {
+    fn new(rows: &[f32], n: usize) -> Self {
+        let sum = |values: &[f32]| {
+            let mut sum = Array1::<f64>::zeros(n);
+            for row in values.chunks_exact(n) {
+                sum.iter_mut().zip(row).for_each(|(s, &v)| *s += f64::from(v));
+            }
+            sum
+        };
+        let count = (rows.len() / n) as f64;
+        let mean: Vec<f32> = sum(rows).iter().map(|s| (s / count) as f32).collect();
+        let values: Vec<f32> = rows
+            .chunks_exact(n)
+            .flat_map(|row| row.iter().zip(&mean).map(|(v, mean)| v - mean))
+            .collect();
+        let mean: Array1<f64> = mean.into_iter().map(f64::from).collect();
+        let rest = sum(&values);
+        let total = &mean * count + &rest;
+        Self { mean, values, rest, total }
+    }
+}
+
+/// Adds the products of the rows of `a` and `b`, of which `deviations` are those of the deviations.
+fn add(sums: &mut Array2<f64>, deviations: &[f32], a: &Deviations, b: &Deviations) {
+    let parts = deviations.chunks_exact(b.mean.len()).zip(a.mean.iter().zip(&a.rest));
+    for (mut sums, (deviations, (mean, rest))) in sums.rows_mut().into_iter().zip(parts) {
+        let columns = deviations.iter().zip(b.total.iter().zip(&b.mean));
+        for (sum, (&deviation, (total, other))) in sums.iter_mut().zip(columns) {
+            *sum += f64::from(deviation) + mean * total + rest * other;
+        }
     }
 }

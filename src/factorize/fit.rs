@@ -76,7 +76,7 @@ impl Fit {
             }
         }
         let variance = energy(weight, &xx);
-        let ridge = add_ridge(&mut xx, ridge);
+        let ridge = add_ridge(&mut xx, &moments.x_mean, ridge);
         let tx = product(weight, &xx);
         let own = weight.iter().map(|v| v * v).sum::<f64>() * ridge;
         let means = centred.then(|| (moments.x_mean.clone(), moments.t_mean.clone()));
@@ -87,7 +87,7 @@ impl Fit {
     #[must_use]
     pub fn of_targets(weight: &Matrix, moments: &Moments, ridge: f64) -> Self {
         let mut xx = moments.xx.clone();
-        let ridge = add_ridge(&mut xx, ridge);
+        let ridge = add_ridge(&mut xx, &moments.x_mean, ridge);
         let tx = &moments.tx + &(weight * ridge);
         let variance = moments.tt.sum();
         let own = weight.iter().map(|v| v * v).sum::<f64>() * ridge;
@@ -156,12 +156,16 @@ fn energy(map: &Matrix, xx: &Matrix) -> f64 {
     map.iter().zip(&image).map(|(a, b)| a * b).sum()
 }
 
+/// Below this share of their mean square, what inputs of `f32` vary is rounding.
+const ROUNDING: f64 = 1e-12;
+
 /// Adds `share` of the mean diagonal element to the diagonal; returns what was added.
-fn add_ridge(xx: &mut Matrix, share: f64) -> f64 {
-    let n = xx.nrows().max(1);
-    let mean = xx.diag().sum() / n as f64;
+fn add_ridge(xx: &mut Matrix, x_mean: &Array1<f64>, share: f64) -> f64 {
+    let n = xx.nrows().max(1) as f64;
+    let mean = xx.diag().sum() / n;
+    let least = (x_mean.dot(x_mean) / n * ROUNDING).max(f64::MIN_POSITIVE);
     // Inputs that never vary leave nothing to fit: then every direction counts alike.
-    let ridge = if mean > f64::MIN_POSITIVE { mean * share } else { 1.0 };
+    let ridge = if mean > least { mean * share } else { 1.0 };
     xx.diag_mut().iter_mut().for_each(|v| *v += ridge);
     ridge
 }

@@ -7,4 +7,5 @@ mod cases;
 mod costs;
 mod errors;
 mod exact;
+mod moments;
 mod optimum;
