@@ -17,6 +17,7 @@ import argparse
 import json
 from math import prod
 
+import numpy as np
 import onnx
 import onnxruntime
 from onnx import TensorProto, helper, shape_inference

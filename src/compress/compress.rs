@@ -58,6 +58,12 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
     check_output(&request.input, &request.output, request.force)?;
     if let Some(plan) = &request.save_plan {
         check_output(&request.input, plan, false)?;
+        if *plan == request.output {
+            return Err(Error::Option {
+                option: "--save-plan".to_owned(),
+                reason: "the plan would replace the output".to_owned(),
+            });
+        }
     }
     progress.phase("load", None);
     let model = Model::read(&request.input)?;
@@ -342,7 +348,7 @@ fn budget(
     resource: Resource,
     ratio: f64,
 ) -> Result<Budget> {
-    let dense: u64 = forms.iter().map(|f| resource.of(&f.options[0].cost)).sum();
+    let dense: u64 = forms.iter().map(|f| resource.of(&f.stored)).sum();
     let total = match resource {
         Resource::Bytes => model.encoded_len(),
         Resource::Params => result::params(model),
@@ -391,6 +397,7 @@ fn measure(
 pub fn apply(input: &Path, plan: &Path, output: &Path, force: bool) -> Result<Report> {
     let begin = Instant::now();
     check_output(input, output, force)?;
+    check_output(plan, output, force)?;
     let model = Model::read(input)?;
     let text = std::fs::read_to_string(plan)
         .map_err(|source| Error::Read { path: plan.to_owned(), source })?;

@@ -1,6 +1,6 @@
 //! First and second moments of a layer's inputs and targets over samples and positions.
 
-use ndarray::{Array1, Array2, s};
+use ndarray::{Array1, Array2, ArrayViewMut2, s};
 
 use crate::error::OpError;
 use crate::kernels::matmul::{Strided, matmul};
@@ -105,19 +105,21 @@ impl Sums {
         let mut block = vec![0.0f32; n * m.max(COLUMNS.min(n))];
         for (x, t) in x.chunks(ROWS * n).zip(t.chunks(ROWS * m)) {
             let rows = x.len() / n;
-            let (xs, ts) = (Strided::row_major(x, rows, n), Strided::row_major(t, rows, m));
+            // Products in f32 of deviations from the chunk's own means: those of the values would
+            // drown the variance of inputs that hardly vary.
+            let (x, t) = (Deviations::new(x, n), Deviations::new(t, m));
+            let xs = Strided::row_major(&x.values, rows, n);
+            let ts = Strided::row_major(&t.values, rows, m);
             let tx = &mut block[..m * n];
             matmul(ts.transposed(), xs, false, tx)?;
-            let sums = products.tx.iter_mut();
-            sums.zip(tx).for_each(|(sum, value)| *sum += f64::from(*value));
+            add(products.tx.view_mut(), tx, &t, &x, 0);
             for start in (0..n).step_by(COLUMNS) {
                 let end = (start + COLUMNS).min(n);
-                let columns = Strided { elements: &x[start..], columns: end - start, ..xs };
+                let columns = Strided { elements: &x.values[start..], columns: end - start, ..xs };
                 let above = Strided { columns: end, ..xs };
                 let xx = &mut block[..end * (end - start)];
                 matmul(above.transposed(), columns, false, xx)?;
-                let sums = products.xx.slice_mut(s![..end, start..end]);
-                sums.into_iter().zip(xx).for_each(|(sum, value)| *sum += f64::from(*value));
+                add(products.xx.slice_mut(s![..end, start..end]), xx, &x, &x, start);
             }
         }
         Ok(())
@@ -185,5 +187,58 @@ impl Sums {
             }
         };
         Ok(Some(Moments { rows: self.rows, x_mean, t_mean, xx, tx, tt }))
+    }
+}
+
+/// Rows as their distance from a common mean.
+struct Deviations {
+    /// The mean, to `f32` accuracy.
+    mean: Array1<f64>,
+    /// Row-major.
+    values: Vec<f32>,
+    /// Sum of the deviations: zero but for rounding.
+    rest: Array1<f64>,
+    /// Sum of the rows.
+    total: Array1<f64>,
+}
+
+impl Deviations {
+    fn new(rows: &[f32], n: usize) -> Self {
+        let sum = |values: &[f32]| {
+            let mut sum = Array1::<f64>::zeros(n);
+            for row in values.chunks_exact(n) {
+                sum.iter_mut().zip(row).for_each(|(s, &v)| *s += f64::from(v));
+            }
+            sum
+        };
+        let count = (rows.len() / n) as f64;
+        let mean: Vec<f32> = sum(rows).iter().map(|s| (s / count) as f32).collect();
+        let values: Vec<f32> = rows
+            .chunks_exact(n)
+            .flat_map(|row| row.iter().zip(&mean).map(|(v, mean)| v - mean))
+            .collect();
+        let mean: Array1<f64> = mean.into_iter().map(f64::from).collect();
+        let rest = sum(&values);
+        let total = &mean * count + &rest;
+        Self { mean, values, rest, total }
+    }
+}
+
+/// Adds the products of the rows of `a` with those of `b` from column `start` on, of which
+/// `deviations` are those of the deviations.
+fn add(
+    mut sums: ArrayViewMut2<'_, f64>,
+    deviations: &[f32],
+    a: &Deviations,
+    b: &Deviations,
+    start: usize,
+) {
+    let (total, other) = (b.total.slice(s![start..]), b.mean.slice(s![start..]));
+    let parts = deviations.chunks_exact(sums.ncols()).zip(a.mean.iter().zip(&a.rest));
+    for (mut sums, (deviations, (mean, rest))) in sums.rows_mut().into_iter().zip(parts) {
+        let columns = deviations.iter().zip(total.iter().zip(&other));
+        for (sum, (&deviation, (total, other))) in sums.iter_mut().zip(columns) {
+            *sum += f64::from(deviation) + mean * total + rest * other;
+        }
     }
 }

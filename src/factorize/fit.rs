@@ -62,15 +62,15 @@ impl Fit {
         }
     }
 
-    /// The layer's own outputs on its own inputs: t = W x. `ridge` is the least share of the mean
-    /// variance of an input that is added to all of them; few rows ask for more.
+    /// The layer's own outputs on its own inputs: t = W x. `ridge` is a share of the mean variance
+    /// of an input.
     #[must_use]
     pub fn of_inputs(weight: &Matrix, moments: &Moments, centred: bool, ridge: f64) -> Self {
         let mut xx = moments.xx.clone();
         if !centred {
             xx = xx.about_zero(&moments.x_mean);
         }
-        let ridge = xx.add_ridge(ridge.max(moments.xx.shrinkage(moments.rows)));
+        let ridge = add_ridge(&mut xx, moments, ridge);
         let tx = xx.apply(weight);
         let energy = xx.energy(weight);
         let means = centred.then(|| (moments.x_mean.clone(), moments.t_mean.clone()));
@@ -81,7 +81,7 @@ impl Fit {
     #[must_use]
     pub fn of_targets(weight: &Matrix, moments: &Moments, ridge: f64) -> Self {
         let mut xx = moments.xx.clone();
-        let ridge = xx.add_ridge(ridge.max(moments.xx.shrinkage(moments.rows)));
+        let ridge = add_ridge(&mut xx, moments, ridge);
         let tx = &moments.tx + &(weight * ridge);
         let own = weight.iter().map(|v| v * v).sum::<f64>() * ridge;
         let energy = moments.tt.sum() + own;
@@ -145,6 +145,16 @@ impl Fit {
             None => original.to_vec(),
         }
     }
+}
+
+/// Below this share of their mean square, what inputs of `f32` vary is rounding.
+const ROUNDING: f64 = 1e-12;
+
+/// Adds `share` of the mean variance to the diagonal; returns what was added.
+fn add_ridge(xx: &mut Covariance, moments: &Moments, share: f64) -> f64 {
+    let mean = &moments.x_mean;
+    let least = mean.dot(mean) / mean.len().max(1) as f64 * ROUNDING;
+    xx.add_ridge(share, least)
 }
 
 /// G of the rows of x that a first factor maps, summed over the rest (`[side, side]`).

@@ -55,23 +55,27 @@ pub struct Factors {
 }
 
 impl Factors {
-    /// Factors of the right shapes, all zero.
+    /// Factors of the right shapes, all zero, with a bias where the layer takes one; `None` is a
+    /// dense weight.
     #[must_use]
-    pub fn zeros(choice: Choice, map: &LinearMap) -> Self {
-        let (rank, rows) = (choice.rank, map.rows);
-        let shapes = match (choice.scheme, choice.scheme.side(map)) {
-            (Scheme::Tucker, Some(side)) => {
-                let inner = choice.rank_in.unwrap_or(rank);
+    pub fn zeros(choice: Option<Choice>, map: &LinearMap) -> Self {
+        let rows = map.rows;
+        let shapes = match (choice, choice.and_then(|c| c.scheme.side(map))) {
+            (None, _) => vec![(rows, map.columns)],
+            (Some(Choice { rank, .. }), None) => vec![(rows, rank), (rank, map.columns)],
+            (Some(Choice { scheme: Scheme::Tucker, rank, rank_in }), Some(side)) => {
+                let inner = rank_in.unwrap_or(rank);
                 vec![(rows, rank), (rank, inner * side.rest), (inner, side.side)]
             }
-            (_, Some(side)) => vec![(rows, rank * side.rest), (rank, side.side)],
-            (_, None) => vec![(rows, rank), (rank, map.columns)],
+            (Some(Choice { rank, .. }), Some(side)) => {
+                vec![(rows, rank * side.rest), (rank, side.side)]
+            }
         };
         let group = || shapes.iter().map(|&shape| Matrix::zeros(shape)).collect();
         Self {
-            choice: Some(choice),
+            choice,
             groups: (0..map.groups).map(|_| group()).collect(),
-            bias: vec![f64::from(u8::from(map.bias.is_some())); map.groups * rows],
+            bias: vec![f64::from(u8::from(map.takes_bias())); map.groups * rows],
         }
     }
 }

@@ -17,6 +17,18 @@ pub struct Replacement {
     pub constants: Vec<(String, Tensor)>,
 }
 
+impl Replacement {
+    /// Gives every Gemm without a third input one that adds nothing: operator sets before 11 want
+    /// it.
+    pub fn complete_gemm(&mut self, names: &mut NameAllocator) {
+        for node in self.nodes.iter_mut().filter(|n| n.op_type() == "Gemm" && n.input.len() == 2) {
+            let name = names.fresh(&format!("{}/zero", node.label()));
+            node.input.push(name.clone());
+            self.constants.push((name, Tensor::scalar(0.0f32)));
+        }
+    }
+}
+
 /// The nodes for a layer's factors. `node` is the layer's own; new names come from `names`.
 ///
 /// # Errors
@@ -227,10 +239,6 @@ impl Builder<'_> {
                 attribute.push(AttributeProto::from_float("beta", beta));
             } else if part == 0 {
                 input.extend(self.bias(&[self.factors.bias.len()])?);
-                // Before operator set 11, C was required.
-                if input.len() == 2 && self.map.bias.is_some() {
-                    input.push(self.constant("bias", &[1], vec![0.0])?);
-                }
             }
             value = self.push("Gemm", names[part], input, attribute, part == 0);
             inputs = rows;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::{Form, Layer};
 use crate::error::Result;
 use crate::eval::Evaluator;
-use crate::onnx::Model;
+use crate::onnx::{Model, NodeAttributes};
 use crate::tensor::Tensor;
 
 /// What something costs.
@@ -104,26 +104,27 @@ impl Layer {
         let node = &model.graph().node[self.node];
         let output = values.get(node.output.first()?)?;
         let total: u64 = output.iter().map(|&d| d as u64).product();
+        // A weight that another node computes has its shape among the values.
+        let weight = match &self.shape[..] {
+            [] => values.get(&self.weight).map(Vec::as_slice),
+            shape => Some(shape),
+        };
+        let taps = |shape: &[usize]| Some(shape.get(1..)?.iter().map(|&d| d as u64).product());
         let depth: u64 = match (node.op_type(), &self.map) {
             (_, Some(map)) => map.columns as u64,
-            ("Conv", None) => self.shape.get(1..)?.iter().map(|&d| d as u64).product(),
+            ("Conv", None) => taps(weight?)?,
             ("ConvTranspose", None) => {
                 // Every input element meets every weight of its channel.
                 let input = values.get(node.input.first()?)?;
                 let inputs: u64 = input.iter().map(|&d| d as u64).product();
-                return Some(
-                    inputs * self.shape.get(1..)?.iter().map(|&d| d as u64).product::<u64>(),
-                );
+                let taps: u64 = taps(weight?)?;
+                return Some(inputs * taps);
             }
             ("Gemm" | "MatMul", None) => {
-                let input = values.get(node.input.first()?);
-                let transposed = node.attribute.iter().any(|a| a.name() == "transA" && a.i() == 1);
-                match input {
-                    Some(shape) if transposed => *shape.first()? as u64,
-                    Some(shape) => *shape.last()? as u64,
-                    // A constant on the left.
-                    None => *self.shape.last()? as u64,
-                }
+                // Where the first operand is no value, it is this layer's weight.
+                let first = values.get(node.input.first()?).map(Vec::as_slice).or(weight)?;
+                let axis = if node.int("transA") == Some(1) { first.first() } else { first.last() };
+                *axis? as u64
             }
             _ => return None,
         };

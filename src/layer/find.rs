@@ -101,7 +101,11 @@ pub fn find(model: &Model, filter: &Filter) -> Result<Vec<Layer>> {
                 stored.dims.iter().map(|&d| usize::try_from(d).unwrap_or(0)).collect();
             let elements: u64 = shape.iter().map(|&d| d as u64).product();
             let role = role(node, position);
-            if shape.len() < 2 || elements == 0 || (role == Role::Other && elements < SMALLEST) {
+            if shape.len() < 2
+                || elements == 0
+                || role == Role::Bias
+                || (role == Role::Other && elements < SMALLEST)
+            {
                 continue;
             }
             let mut layer = Layer {
@@ -158,6 +162,8 @@ enum Role {
     GemmLeft,
     MatMulRight,
     MatMulLeft,
+    /// What Gemm adds, which counts as part of the layer of its weight.
+    Bias,
     /// A weight of an operator that is not factorized.
     Other,
 }
@@ -167,6 +173,7 @@ fn role(node: &NodeProto, position: usize) -> Role {
         ("" | "ai.onnx", "Conv", 1) => Role::ConvWeight,
         ("" | "ai.onnx", "Gemm", 1) => Role::GemmRight,
         ("" | "ai.onnx", "Gemm", 0) => Role::GemmLeft,
+        ("" | "ai.onnx", "Gemm", 2) => Role::Bias,
         ("" | "ai.onnx", "MatMul", 1) => Role::MatMulRight,
         ("" | "ai.onnx", "MatMul", 0) => Role::MatMulLeft,
         _ => Role::Other,
@@ -258,7 +265,7 @@ fn linear_map(
         }
         Role::MatMulRight => matrix(Form::MatMulRight, shape[1], shape[0], None),
         Role::MatMulLeft => matrix(Form::MatMulLeft, shape[0], shape[1], None),
-        Role::Other => Ok(Err(match node.op_type() {
+        Role::Bias | Role::Other => Ok(Err(match node.op_type() {
             "Gather" => "a table that rows are looked up in".to_owned(),
             other => format!("a weight of {other}, which is not factorized"),
         })),

@@ -103,11 +103,12 @@ impl Covariance {
         (rho / (1.0 - rho).max(1e-3)).max(0.0)
     }
 
-    /// Adds `share` of the mean variance to the diagonal; returns what was added.
-    pub fn add_ridge(&mut self, share: f64) -> f64 {
+    /// Adds `share` of the mean variance to the diagonal; returns what was added. A mean variance up
+    /// to `least` counts as none.
+    pub fn add_ridge(&mut self, share: f64, least: f64) -> f64 {
         let mean = self.mean_variance();
         // Inputs that never vary leave nothing to fit: then every direction counts alike.
-        let ridge = if mean > f64::MIN_POSITIVE { mean * share } else { 1.0 };
+        let ridge = if mean > least.max(f64::MIN_POSITIVE) { mean * share } else { 1.0 };
         self.ridge += ridge;
         ridge
     }
@@ -213,8 +214,8 @@ mod tests {
         let mean = random(1, 20).row(0).to_owned();
         let mut dense = Covariance::dense(x.t().dot(&x)).about_zero(&mean);
         let mut rows = Covariance::of_rows(x).about_zero(&mean);
-        let ridge = dense.add_ridge(1e-3);
-        assert!((rows.add_ridge(1e-3) - ridge).abs() < 1e-12 * ridge);
+        let ridge = dense.add_ridge(1e-3, 0.0);
+        assert!((rows.add_ridge(1e-3, 0.0) - ridge).abs() < 1e-12 * ridge);
         let m = random(4, 20);
         let close = |a: &Matrix, b: &Matrix| {
             let scale = b.iter().fold(0.0, |s: f64, v| s.max(v.abs()));
@@ -245,7 +246,7 @@ mod tests {
         let before = error(&estimate.to_dense());
         let share = estimate.shrinkage(rows);
         assert!((estimate.shrinkage(1_000_000) - 0.0).abs() < 1e-3);
-        estimate.add_ridge(share);
+        estimate.add_ridge(share, 0.0);
         let after = error(&(estimate.to_dense() / (1.0 + share)));
         assert!(share > 0.05 && after < 0.7 * before, "{share} {before} {after}");
     }
@@ -253,7 +254,7 @@ mod tests {
     #[test]
     fn constant_inputs_count_every_direction_alike() {
         let mut covariance = Covariance::of_rows(Matrix::zeros((3, 5)));
-        assert!((covariance.add_ridge(1e-3) - 1.0).abs() < f64::EPSILON);
+        assert!((covariance.add_ridge(1e-3, 0.0) - 1.0).abs() < f64::EPSILON);
         let m = random(2, 5);
         assert_eq!(covariance.solver().unwrap().solve_right(&m).unwrap(), m);
     }

@@ -34,7 +34,7 @@ pub enum Statistics {
 pub struct NetworkOptions {
     /// What the factors are fitted to.
     pub statistics: Statistics,
-    /// Ridge, as a share of the mean variance of a layer's inputs.
+    /// The least ridge, as a share of the mean variance of a layer's inputs.
     pub ridge: f64,
     /// Rows that a layer's moments are taken over, as a multiple of its number of inputs.
     pub rows_per_input: usize,
@@ -215,6 +215,11 @@ impl<'a> Network<'a> {
             .collect()
     }
 
+    /// The ridge of a fit to these moments: more than asked for where they are of few rows.
+    pub(super) fn ridge(&self, moments: &Moments) -> f64 {
+        self.options.ridge.max(moments.xx.shrinkage(moments.rows))
+    }
+
     /// Positions of a layer at which it is looked at, for `samples` samples.
     pub(super) fn positions(&self, layer: usize, samples: usize) -> Positions {
         let columns = self.layers[layer].map.as_ref().map_or(1, |m| m.columns);
@@ -274,7 +279,7 @@ impl<'a> Network<'a> {
                 let mut fits: Vec<Fit> = weights
                     .iter()
                     .zip(moments)
-                    .map(|(w, m)| Fit::of_inputs(w, m, centred, self.options.ridge))
+                    .map(|(w, m)| Fit::of_inputs(w, m, centred, self.ridge(m)))
                     .collect();
                 // Targets may hold an added value: the mean of W x + b is the weight's own.
                 let rows = weights.first().map_or(0, |w| w.nrows());

@@ -1,9 +1,9 @@
 //! What a layer can become, and what that costs.
 
 use crate::error::Result;
-use crate::factorize::{Choice, Fit, Scheme, curves, replace};
+use crate::factorize::{Choice, Factors, Fit, Scheme, curves, replace};
 use crate::graph::NameAllocator;
-use crate::layer::{Cost, Extent, Layer};
+use crate::layer::{Cost, Extent, Layer, LinearMap};
 use crate::onnx::{NodeProto, TensorProto};
 use prost::Message;
 
@@ -25,6 +25,8 @@ pub struct LayerOption {
 pub struct LayerOptions {
     /// The forms.
     pub options: Vec<LayerOption>,
+    /// What the layer costs in the model as it is.
+    pub stored: Cost,
 }
 
 impl LayerOptions {
@@ -42,14 +44,18 @@ impl LayerOptions {
         rank_multiple: usize,
         at: Extent,
     ) -> Result<Self> {
+        let stored = stored(layer, at);
         let Some(map) = &layer.map else {
-            return Ok(Self { options: vec![dense(layer, at)] });
+            let dense = LayerOption { choice: None, cost: stored, error: 0.0 };
+            return Ok(Self { options: vec![dense], stored });
         };
         let energy: f64 = fits.iter().map(|fit| fit.energy).sum();
-        let mut options = vec![dense(layer, at)];
+        let mut options = vec![dense(layer, node, map, stored)?];
         let curves = curves(map, fits, schemes)?;
         for curve in &curves {
-            let overhead = overhead(layer, node, curve.scheme)?;
+            let scheme = curve.scheme;
+            let rank_in = (scheme == Scheme::Tucker).then_some(1);
+            let overhead = overhead(layer, node, map, Some(Choice { scheme, rank: 1, rank_in }))?;
             for (choice, error) in curve.choices(map)? {
                 let whole = |rank: usize| rank.is_multiple_of(rank_multiple);
                 if !whole(choice.rank) || !choice.rank_in.is_none_or(whole) {
@@ -59,19 +65,14 @@ impl LayerOptions {
                 if params >= layer.weight_params {
                     continue;
                 }
-                // A layer without bias gets one: its mean moves there.
-                let bias = if map.takes_bias() { map.groups * map.rows } else { 0 } as u64;
-                let bias = bias.max(layer.bias_params);
-                let cost = Cost {
-                    params: params + bias,
-                    macs: choice.macs(map, at),
-                    bytes: 4 * (params + bias) + overhead,
-                };
+                let params = params + bias(layer, map);
+                let cost =
+                    Cost { params, macs: choice.macs(map, at), bytes: 4 * params + overhead };
                 let error = (error / energy.max(f64::MIN_POSITIVE)).min(1.0);
                 options.push(LayerOption { choice: Some(choice), cost, error });
             }
         }
-        Ok(Self { options })
+        Ok(Self { options, stored })
     }
 
     /// Keeps the forms that no other one beats in both error and `cost`.
@@ -90,23 +91,37 @@ impl LayerOptions {
     }
 }
 
-fn dense(layer: &Layer, at: Extent) -> LayerOption {
-    let (params, columns) = (
-        layer.weight_params + layer.bias_params,
-        layer.map.as_ref().map_or(0, |m| m.columns * m.rows * m.groups) as u64,
-    );
-    let cost = Cost { params, macs: columns * at.output, bytes: 4 * params };
-    LayerOption { choice: None, cost, error: 0.0 }
+/// What a layer costs as it is.
+fn stored(layer: &Layer, at: Extent) -> Cost {
+    let params = layer.weight_params + layer.bias_params;
+    let products = layer.map.as_ref().map_or(0, |m| m.columns * m.rows * m.groups) as u64;
+    Cost { params, macs: products * at.output, bytes: 4 * params }
 }
 
-/// Bytes that a scheme's nodes and tensors take beside their elements, less those of the layer's own
-/// node.
-fn overhead(layer: &Layer, node: &NodeProto, scheme: Scheme) -> Result<u64> {
-    let Some(map) = &layer.map else { return Ok(0) };
-    let choice = Choice { scheme, rank: 1, rank_in: (scheme == Scheme::Tucker).then_some(1) };
-    let factors = crate::factorize::Factors::zeros(choice, map);
+/// The layer with a weight of its own shape, as a refit leaves it.
+fn dense(layer: &Layer, node: &NodeProto, map: &LinearMap, stored: Cost) -> Result<LayerOption> {
+    let params = layer.weight_params + bias(layer, map);
+    let bytes = 4 * params + overhead(layer, node, map, None)?;
+    Ok(LayerOption { choice: None, cost: Cost { params, bytes, ..stored }, error: 0.0 })
+}
+
+/// Elements of the bias that new factors come with: a layer without bias gets one, as its mean
+/// moves there.
+fn bias(layer: &Layer, map: &LinearMap) -> u64 {
+    let outputs = if map.takes_bias() { map.groups * map.rows } else { 0 };
+    layer.bias_params.max(outputs as u64)
+}
+
+/// Bytes that new nodes and tensors take beside their elements, less those of the layer's own node
+/// and tensors.
+fn overhead(
+    layer: &Layer,
+    node: &NodeProto,
+    map: &LinearMap,
+    choice: Option<Choice>,
+) -> Result<u64> {
     let mut names = NameAllocator::default();
-    let replacement = replace(layer, node, &factors, &mut names)?;
+    let replacement = replace(layer, node, &Factors::zeros(choice, map), &mut names)?;
     // Numbers in a header grow with the ranks by a few bytes.
     const SLACK: usize = 12;
     let nodes: usize = replacement.nodes.iter().map(|n| n.encoded_len() + 4).sum();
@@ -117,6 +132,7 @@ fn overhead(layer: &Layer, node: &NodeProto, scheme: Scheme) -> Result<u64> {
             TensorProto::from_tensor(name, tensor).encoded_len() + SLACK - tensor.byte_len()
         })
         .sum();
-    let own = node.encoded_len() + 4 + layer.weight.len() + 12;
+    let names = layer.weight.len() + map.bias.as_ref().map_or(0, |bias| bias.len() + 12);
+    let own = node.encoded_len() + 4 + names + 12;
     Ok((nodes + tensors).saturating_sub(own) as u64)
 }

@@ -127,19 +127,16 @@ impl Plan {
             }
             let factors = planned.factors()?;
             let fits = |f: &Factors| -> bool {
-                let expected = match f.choice {
-                    Some(choice) => {
-                        let most = Choice::most(choice.scheme, map);
-                        if !choice.scheme.applies(map)
-                            || !(1..=most).contains(&choice.rank)
-                            || !choice.rank_in.is_none_or(|r| (1..=map.columns).contains(&r))
-                        {
-                            return false;
-                        }
-                        Factors::zeros(choice, map).groups
-                    }
-                    None => vec![vec![Matrix::zeros((map.rows, map.columns))]; map.groups],
+                let possible = |choice: Choice| {
+                    let most = Choice::most(choice.scheme, map);
+                    choice.scheme.applies(map)
+                        && (1..=most).contains(&choice.rank)
+                        && choice.rank_in.is_none_or(|r| (1..=map.columns).contains(&r))
                 };
+                if !f.choice.is_none_or(possible) {
+                    return false;
+                }
+                let expected = Factors::zeros(f.choice, map).groups;
                 let shapes = |groups: &[Vec<Matrix>]| -> Vec<Vec<(usize, usize)>> {
                     groups.iter().map(|g| g.iter().map(Matrix::dim).collect()).collect()
                 };
@@ -149,7 +146,11 @@ impl Plan {
                 return Err(misfit("its factors have shapes that don't fit"));
             }
             let node = &model.graph().node[layer.node];
-            replacements.push((layer.node, replace(layer, node, &factors, &mut names)?));
+            let mut replacement = replace(layer, node, &factors, &mut names)?;
+            if model.opset("").is_some_and(|version| version < 11) {
+                replacement.complete_gemm(&mut names);
+            }
+            replacements.push((layer.node, replacement));
         }
         let graph = result.graph_mut();
         // From the last node on, so that the indices of earlier ones stay.

@@ -237,10 +237,10 @@ impl Network<'_> {
             .zip(moments)
             .map(|(w, m)| {
                 if takes_bias {
-                    Fit::of_targets(w, m, self.options.ridge)
+                    Fit::of_targets(w, m, self.ridge(m))
                 } else {
                     // What is added to the product is not known here: its own output is the target.
-                    Fit::of_inputs(w, m, false, self.options.ridge)
+                    Fit::of_inputs(w, m, false, self.ridge(m))
                 }
             })
             .collect()

@@ -1,0 +1,102 @@
+//! What a layer sees and what it yields at sampled positions: W x + b has to be y there.
+
+use ndarray::ArrayView1;
+use onnx_bsr::eval::Evaluator;
+use onnx_bsr::layer::{Layer, Positions};
+use onnx_bsr::onnx::Model;
+use onnx_bsr::tensor::Tensor;
+
+use super::forms::convolutions;
+use super::written::{arrays, fixture, layers};
+
+/// Number of the first sample of a batch.
+const FIRST: u64 = 5;
+
+/// Compares the rows of a layer's input and output for a limited and for an ample number of
+/// positions.
+fn check(name: &str, model: &Model, layer: &Layer, x: &Tensor, y: &Tensor) {
+    let map = layer.map.as_ref().unwrap();
+    let weight = layer.weight(model).unwrap();
+    let samples = if x.rank() > 1 { x.shape()[0] } else { 1 };
+    let ample = y.len() / samples / map.groups / map.rows;
+    for per_sample in [ample.div_ceil(3), ample] {
+        let at = Positions { per_sample, seed: 11 };
+        let seen = map.input_rows(x, FIRST, &at).unwrap();
+        let yielded = map.output_rows(y, FIRST, &at).unwrap();
+        assert_eq!((seen.groups.len(), yielded.groups.len()), (map.groups, map.groups));
+        for (g, (x, y)) in seen.groups.iter().zip(&yielded.groups).enumerate() {
+            assert_eq!(x.len(), samples * per_sample * map.columns, "{name}");
+            assert_eq!(y.len(), samples * per_sample * map.rows, "{name}");
+            let bias = ArrayView1::from(&weight.bias[g * map.rows..(g + 1) * map.rows]);
+            for (x, y) in x.chunks(map.columns).zip(y.chunks(map.rows)) {
+                let x = ArrayView1::from(x).mapv(f64::from);
+                let made = weight.groups[g].dot(&x) + bias;
+                for (made, y) in made.iter().zip(y) {
+                    assert!((made - f64::from(*y)).abs() < 1e-4, "{name}: {made}, not {y}");
+                }
+            }
+        }
+    }
+}
+
+/// Checks every layer of a model.
+fn check_all(name: &str, model: &Model, inputs: Vec<Tensor>) {
+    let layers = layers(model);
+    let ends = |layer: &Layer| {
+        let node = &model.graph().node[layer.node];
+        let data = layer.map.as_ref().unwrap().data_input();
+        (node.input[data].clone(), node.output[0].clone())
+    };
+    let names: Vec<String> = layers.iter().map(ends).flat_map(|(x, y)| [x, y]).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let evaluator = Evaluator::observing(model, &names).unwrap();
+    let mut state = evaluator.start(inputs).unwrap();
+    evaluator.advance(&mut state, usize::MAX).unwrap();
+    for layer in layers {
+        let get = |name: &str| evaluator.get(&state, evaluator.value(name).unwrap()).unwrap();
+        let (x, y) = ends(&layer);
+        check(&format!("{name}, {}", layer.name), model, &layer, &get(&x), &get(&y));
+    }
+}
+
+#[test]
+fn layers_of_fixtures() {
+    for name in ["conv1d", "conv3d", "grouped", "attention", "residual"] {
+        let model = Model::read(&fixture(&format!("{name}.onnx"))).unwrap();
+        let inputs = arrays(&fixture(&format!("expected/{name}.npz")), &model);
+        check_all(name, &model, inputs);
+    }
+}
+
+#[test]
+fn convolutions_with_every_attribute() {
+    for (model, _) in convolutions() {
+        let specs = onnx_bsr::graph::inputs(&model).unwrap();
+        let inputs = onnx_bsr::validate::random_inputs(&specs, &[], 3).unwrap();
+        check_all("a convolution", &model, inputs);
+    }
+}
+
+/// Positions are spread over the whole extent, one in each stretch, and depend on nothing but the
+/// seed and the sample.
+#[test]
+fn positions_are_spread_and_repeatable() {
+    let at = Positions { per_sample: 10, seed: 3 };
+    let chosen = at.choose(7, 105);
+    assert_eq!(chosen, at.choose(7, 105));
+    for (i, &position) in chosen.iter().enumerate() {
+        assert!((i * 105 / 10..(i + 1) * 105 / 10).contains(&position), "{chosen:?}");
+    }
+    assert_ne!(chosen, at.choose(8, 105));
+    assert_ne!(chosen, Positions { seed: 4, ..at }.choose(7, 105));
+    assert_eq!(at.choose(7, 10), (0..10).collect::<Vec<_>>());
+    assert_eq!(at.choose(7, 3), [0, 1, 2]);
+    // No position is favoured: over many samples each of a stretch is met about equally often.
+    let mut met = [0; 50];
+    for sample in 0..10_000 {
+        for position in at.choose(sample, 50) {
+            met[position] += 1;
+        }
+    }
+    assert!(met.iter().all(|&count| (1800..2200).contains(&count)), "{met:?}");
+}
