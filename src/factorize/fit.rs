@@ -17,7 +17,7 @@ pub struct Fit {
     pub energy: f64,
     /// Share of `energy` that is the targets' variance: what a layer's relative error refers to.
     pub variance: f64,
-    /// E[x] and E[t], where the mean is kept by the bias.
+    /// Means of x and t, where the mean is kept by the bias.
     pub means: Option<(Array1<f64>, Array1<f64>)>,
     /// The metric, where it is not the identity.
     pub metric: Option<Metric>,
