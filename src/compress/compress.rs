@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use super::result::{self, Written};
+use super::result::{self, Proof};
 use super::{DataSource, Request, check_output};
 use crate::dataset::{Dataset, split};
 use crate::error::{Error, Result};
@@ -12,7 +12,7 @@ use crate::layer::{Filter, Layer, find};
 use crate::onnx::Model;
 use crate::options::{Options, SearchMode, Target};
 use crate::progress::Progress;
-use crate::report::{Metric, Report, Seconds};
+use crate::report::{self, Metric, Report, Seconds};
 use crate::score::{MetricKind, Scorer};
 use crate::search::{
     self, Budget, Compressed, Effort, LayerOptions, Limits, Network, NetworkOptions, Plan,
@@ -88,7 +88,7 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
         rows_per_input: rows,
         seed: options.seed,
     };
-    let found = choose(
+    let mut found = choose(
         &model,
         &layers,
         &sample,
@@ -110,39 +110,28 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
             &network.evaluator,
         )?)?;
     }
-    let mut effort = found.effort;
     let dense = network.dense();
     let compressed =
-        network.compress(&found.choices, &dense, &mut Snapshots::new(0), &mut effort)?;
+        network.compress(&found.choices, &dense, &mut Snapshots::new(0), &mut found.effort)?;
     let plan = Plan::new(&model, &network.layers, &compressed.factors)?;
     let output = plan.apply(&model)?;
     seconds.factorize = Some(clock.elapsed().as_secs_f64());
 
     progress.phase("validate", None);
     let clock = Instant::now();
-    let metric = match &parts {
+    let proof = match &parts {
         Some(parts) => Some(measure(&network, &compressed, parts, options.metric)?),
         None => None,
     };
-    let written = result::write(
-        request,
-        &model,
-        &output,
-        &plan,
-        &sample,
-        parts.as_ref().map(|p| (&p.report.0, &p.report.1[..])),
-        metric,
-        progress,
-    )?;
+    let mut report = result::write(request, &model, &output, &plan, &sample, proof, progress)?;
     seconds.validate = Some(clock.elapsed().as_secs_f64());
     seconds.total = begin.elapsed().as_secs_f64();
-    let Written { mut report } = written;
     report.seconds = seconds;
     report.ratio.asked = Some(ratio);
     report.ratio.target = options.target.name().to_owned();
     report.ratio.reached = Some(reached(&report, options.target));
-    report.search = Some(found.mode.report(options, &effort, network.layers.len(), found.samples));
-    result::fill_layers(&mut report, &model, &layers, &network, &compressed);
+    report.search = Some(search_report(options, &found, network.layers.len()));
+    result::fill_layers(&mut report, &layers, &network, &compressed);
     result::check_targets(&mut report, options);
     if parts.is_none() {
         report.warnings.push(
@@ -215,34 +204,26 @@ fn divide(
     Ok(Parts { data, calibration, search, report })
 }
 
-/// How ranks were chosen.
-#[derive(Clone, Copy)]
-struct Mode(SearchMode);
-
-impl Mode {
-    fn report(
-        self,
-        options: &Options,
-        effort: &Effort,
-        layers: usize,
-        samples: usize,
-    ) -> crate::report::Search {
-        let per_pass = (layers * samples).max(1) as f64;
-        crate::report::Search {
-            mode: self.0.name().to_owned(),
-            beam: options.beam,
-            evaluations: effort.evaluations,
-            full_pass_equivalents: effort.layer_passes as f64 / per_pass,
-            layer_passes: effort.layer_passes,
-            predicted_vs_measured_rank_correlation: search::rank_correlation(&effort.predicted),
-        }
+/// What the search did, for the report.
+fn search_report(options: &Options, found: &Found, layers: usize) -> report::Search {
+    let per_pass = (layers * found.samples).max(1) as f64;
+    let effort = &found.effort;
+    report::Search {
+        mode: found.mode.name().to_owned(),
+        beam: options.beam,
+        evaluations: effort.evaluations,
+        full_pass_equivalents: effort.layer_passes as f64 / per_pass,
+        layer_passes: effort.layer_passes,
+        predicted_vs_measured_rank_correlation: search::rank_correlation(&effort.predicted),
     }
 }
 
+/// What was chosen, and how.
 struct Found {
     choices: Vec<Option<crate::factorize::Choice>>,
     effort: Effort,
-    mode: Mode,
+    mode: SearchMode,
+    /// Samples that candidates were scored on.
     samples: usize,
 }
 
@@ -284,7 +265,7 @@ fn choose(
         return Ok(Found {
             choices,
             effort: Effort::default(),
-            mode: Mode(SearchMode::Start),
+            mode: SearchMode::Start,
             samples: 0,
         });
     };
@@ -330,7 +311,7 @@ fn choose(
     };
     seconds.search = Some(clock.elapsed().as_secs_f64());
     let choices = Network::choices(&forms, &allocation);
-    Ok(Found { choices, effort, mode: Mode(options.search), samples: samples.len() })
+    Ok(Found { choices, effort, mode: options.search, samples: samples.len() })
 }
 
 /// What the compressible layers may cost together.
@@ -359,19 +340,20 @@ fn budget(
     Ok(budget)
 }
 
-/// The metric of the original and of the factorized network on the report's samples.
-fn measure(
+/// What scores the report's samples, and the metric of the original and of the factorized network
+/// on them.
+fn measure<'a>(
     network: &Network<'_>,
     compressed: &Compressed,
-    parts: &Parts,
+    parts: &'a Parts,
     metric: Option<MetricKind>,
-) -> Result<Metric> {
+) -> Result<Proof<'a>> {
     let (data, indices, source) = &parts.report;
     let samples = Samples::new(data, indices.clone(), &network.evaluator)?;
     let scorer = network.scorer(&samples, metric, true)?;
     let kind = scorer.metric();
     let score = search::score(&compressed.evaluator, &samples, &scorer)?;
-    Ok(Metric {
+    let metric = Metric {
         name: kind.name().to_owned(),
         unit: kind.unit().trim().to_owned(),
         higher_is_better: kind.higher_is_better(),
@@ -381,7 +363,8 @@ fn measure(
         factorized: Some(score.metric()),
         tuned: None,
         written: None,
-    })
+    };
+    Ok(Proof { data, indices, scorer, metric })
 }
 
 /// Replays a saved plan.
