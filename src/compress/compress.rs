@@ -1,5 +1,6 @@
 //! The main job: a model in, a smaller one out, proven in tract.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::time::Instant;
 
@@ -114,7 +115,7 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
     let compressed =
         network.compress(&found.choices, &dense, &mut Snapshots::new(0), &mut found.effort)?;
     let plan = Plan::new(&model, &network.layers, &compressed.factors)?;
-    let output = plan.apply(&model)?;
+    let (output, folded) = carry_out(&plan, &model)?;
     seconds.factorize = Some(clock.elapsed().as_secs_f64());
 
     progress.phase("validate", None);
@@ -131,7 +132,7 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
     report.ratio.target = options.target.name().to_owned();
     report.ratio.reached = Some(reached(&report, options.target));
     report.search = Some(search_report(options, &found, network.layers.len()));
-    result::fill_layers(&mut report, &layers, &network, &compressed);
+    result::fill_layers(&mut report, &layers, &network, &compressed, &folded);
     result::check_targets(&mut report, options);
     if parts.is_none() {
         report.warnings.push(
@@ -367,6 +368,22 @@ fn measure<'a>(
     Ok(Proof { data, indices, scorer, metric })
 }
 
+/// The model with a plan carried out, and the layers whose change of the mean is part of an addition
+/// that followed them already.
+fn carry_out(plan: &Plan, model: &Model) -> Result<(Model, HashSet<String>)> {
+    let mut result = plan.apply(model)?;
+    let mut folded = HashSet::new();
+    for layer in &plan.layers {
+        let last = result.graph().node.iter().position(|node| node.label() == layer.node);
+        if let Some(last) = last
+            && graph::fold_addition(&mut result, last)?
+        {
+            folded.insert(layer.node.clone());
+        }
+    }
+    Ok((result, folded))
+}
+
 /// Replays a saved plan.
 ///
 /// # Errors
@@ -378,7 +395,7 @@ pub fn apply(input: &Path, plan: &Path, output: &Path, force: bool) -> Result<Re
     let text = std::fs::read_to_string(plan)
         .map_err(|source| Error::Read { path: plan.to_owned(), source })?;
     let plan = Plan::parse(&text)?;
-    let result = plan.apply(&model)?;
+    let (result, _) = carry_out(&plan, &model)?;
     let mut report = result::write_plain(input, output, &model, &result)?;
     report.seconds.total = begin.elapsed().as_secs_f64();
     report.ratio.target = Target::Bytes.name().to_owned();

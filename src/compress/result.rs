@@ -1,13 +1,15 @@
 //! The result: written, proven in tract, measured.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use super::Request;
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
-use crate::factorize::Choice;
+use crate::factorize::Factors;
 use crate::graph;
 use crate::layer::{self, Extent, Filter, Layer, find};
+use crate::linalg::Matrix;
 use crate::onnx::Model;
 use crate::options::{Options, Target};
 use crate::progress::Progress;
@@ -221,33 +223,49 @@ fn write_text(path: &Path, text: &str) -> Result<()> {
     Ok(())
 }
 
-/// One entry per weight of the model, in node order.
+/// One entry per weight of the model, in node order; `folded` names the layers whose new bias is
+/// part of another constant.
 pub(super) fn fill_layers(
     report: &mut Report,
     layers: &[Layer],
     network: &Network<'_>,
     compressed: &Compressed,
+    folded: &HashSet<String>,
 ) {
     for layer in layers {
         let place = network.layers.iter().position(|l| l.node == layer.node);
         let place = place.filter(|_| layer.map.is_some());
-        let choice = place.and_then(|l| compressed.choices[l]);
-        let refit = place.is_some_and(|l| compressed.factors[l].is_some());
+        let factors = place.and_then(|l| compressed.factors[l].as_ref());
         let extent = place.map(|l| network.extents[l]).unwrap_or_default();
-        report.layers.push(entry(layer, choice, refit, extent));
+        let own_bias = !folded.contains(&layer.name);
+        report.layers.push(entry(layer, factors, own_bias, extent));
     }
 }
 
-fn entry(layer: &Layer, choice: Option<Choice>, refit: bool, at: Extent) -> report::Layer {
+fn entry(layer: &Layer, factors: Option<&Factors>, own_bias: bool, at: Extent) -> report::Layer {
     let before = layer.weight_params + layer.bias_params;
     let dense = layer.map.as_ref().map(|m| (m.rows * m.columns * m.groups) as u64 * at.output);
-    let (params, macs) = match (&layer.map, choice) {
-        (Some(map), Some(choice)) => {
-            let bias = if map.takes_bias() { (map.rows * map.groups) as u64 } else { 0 };
-            let bias = bias.max(layer.bias_params);
-            (choice.params(map) as u64 + bias, Some(choice.macs(map, at)))
+    let choice = factors.and_then(|f| f.choice);
+    let macs = match (&layer.map, choice) {
+        (Some(map), Some(choice)) => Some(choice.macs(map, at)),
+        _ => dense,
+    };
+    let params = match (&layer.map, factors) {
+        (Some(map), Some(factors)) => {
+            let weights: usize = factors.groups.iter().flatten().map(Matrix::len).sum();
+            let bias = match factors.bias.iter().any(|&v| v != 0.0) {
+                _ if !map.takes_bias() => layer.bias_params,
+                written => {
+                    if written && own_bias {
+                        factors.bias.len() as u64
+                    } else {
+                        0
+                    }
+                }
+            };
+            weights as u64 + bias
         }
-        _ => (before, dense),
+        _ => before,
     };
     report::Layer {
         name: layer.name.clone(),
@@ -268,7 +286,7 @@ fn entry(layer: &Layer, choice: Option<Choice>, refit: bool, at: Extent) -> repo
         macs_before: dense,
         macs_after: macs,
         reason: layer.skip.clone().or_else(|| {
-            (choice.is_none() && refit)
+            (choice.is_none() && factors.is_some())
                 .then(|| "dense; refitted to what the layers before it yield".to_owned())
         }),
     }
