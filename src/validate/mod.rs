@@ -80,7 +80,7 @@ impl Session {
         let (plan, warnings) = loader.load()?;
         let outputs = model.graph().output.iter().map(|o| ValueInfoProto::name(o).to_owned());
         let outputs = outputs.collect();
-        Ok(Self { plan, batches: Batches::new(specs, model.graph()), outputs, warnings })
+        Ok(Self { plan, batches: Batches::new(specs), outputs, warnings })
     }
 
     /// The inputs that [`Session::run`] takes, in that order.
