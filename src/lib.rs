@@ -25,3 +25,4 @@ pub mod progress;
 pub mod memory;
 pub mod error;
 pub mod data_type;
+mod named;

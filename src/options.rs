@@ -1,10 +1,9 @@
 //! What a run can be told, apart from its files.
 
-use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
 
 use crate::factorize::Scheme;
+use crate::named::named;
 use crate::score::MetricKind;
 
 /// Options of a compression.
@@ -77,41 +76,6 @@ impl Default for Options {
     }
 }
 
-/// Names for the variants of an option's enum: one definition for parsing and for printing.
-macro_rules! named {
-    ($type:ident { $($variant:ident = $name:literal),* $(,)? }) => {
-        impl $type {
-            /// All of them.
-            pub const ALL: &[Self] = &[$(Self::$variant),*];
-
-            /// Its name on the command line and in reports.
-            #[must_use]
-            pub fn name(self) -> &'static str {
-                match self {
-                    $(Self::$variant => $name,)*
-                }
-            }
-        }
-
-        impl fmt::Display for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.pad(self.name())
-            }
-        }
-
-        impl FromStr for $type {
-            type Err = String;
-
-            fn from_str(text: &str) -> Result<Self, String> {
-                match text.to_ascii_lowercase().as_str() {
-                    $($name => Ok(Self::$variant),)*
-                    _ => Err(format!("`{text}` is none of {}", [$($name),*].join(", "))),
-                }
-            }
-        }
-    };
-}
-
 /// A cost of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Target {
@@ -163,25 +127,6 @@ named!(Statistics {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
-    #[test]
-    fn names_parse_back() {
-        for &target in Target::ALL {
-            assert_eq!(target.name().parse(), Ok(target));
-        }
-        for &mode in SearchMode::ALL {
-            assert_eq!(mode.name().parse(), Ok(mode));
-        }
-        for &statistics in Statistics::ALL {
-            assert_eq!(statistics.name().parse(), Ok(statistics));
-        }
-        assert_eq!(
-            "latency".parse::<Target>(),
-            Err("`latency` is none of bytes, params, macs".into())
-        );
-    }
-
     /// Every field's documentation ends with its default.
     #[test]
     fn every_option_documents_its_default() {

@@ -5,6 +5,15 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use onnx_bsr::onnx::proto::{
+    StringStringEntryProto, TensorShapeProto,
+    tensor_proto::DataLocation,
+    tensor_shape_proto::{Dimension, dimension},
+    type_proto,
+};
+use onnx_bsr::onnx::{Model, TensorProto, TypeProto, ValueInfoProto};
+use onnx_bsr::tensor::Tensor;
+use prost::Message;
 use serde_json::Value;
 
 fn fixture(name: &str) -> PathBuf {
@@ -40,6 +49,36 @@ fn eval_tells_the_metric() {
     assert!(text.starts_with("top1 99.") && !text.contains('\x1b'), "{text}");
 }
 
+/// Two implementations of the same arithmetic: predictions are equal, other metrics nearly so.
+#[test]
+fn eval_agrees_between_runtimes() {
+    let value = |line: &str, runtime: &str| {
+        let (report, code) = json(&format!("{line} --runtime {runtime} --json"));
+        assert_eq!((code, report["runtime"].as_str()), (0, Some(runtime)));
+        report["metric"]["value"].as_f64().expect("a number")
+    };
+    let line = "eval mnist_conv.onnx --data mnist_heldout.npz";
+    assert_eq!(value(line, "native"), value(line, "tract"));
+
+    let dir = tempfile::tempdir().expect("a folder");
+    let other = dir.path().join("other.onnx");
+    let mut model = Model::read(&fixture("mnist_conv.onnx")).expect("a model");
+    for tensor in &mut model.graph_mut().initializer {
+        // Two bits of mantissa are left of every weight.
+        let mut raw = tensor.raw_data().to_vec();
+        raw.iter_mut().skip(1).step_by(4).for_each(|byte| *byte = 0);
+        raw.iter_mut().skip(2).step_by(4).for_each(|byte| *byte &= 0xc0);
+        tensor.raw_data = Some(raw.into());
+    }
+    model.write(&other).expect("written");
+    let line = format!(
+        "eval {} --data mnist_heldout.npz --reference mnist_conv.onnx --metric relative-error",
+        other.display()
+    );
+    let (native, tract) = (value(&line, "native"), value(&line, "tract"));
+    assert!(native > 0.1 && (native - tract).abs() < 1e-3 * native, "{native} {tract}");
+}
+
 #[test]
 fn eval_takes_open_dims_from_the_data() {
     let line = "eval ppocr_cls.onnx --data ppocr_cls_data.npz --mean 0.5 --std 0.5 --json";
@@ -65,7 +104,7 @@ fn check_finds_equal_and_unequal_models() {
 
     let dir = tempfile::tempdir().expect("a folder");
     let other = dir.path().join("other.onnx");
-    let mut model = onnx_bsr::onnx::Model::read(&fixture("mnist_conv.onnx")).expect("a model");
+    let mut model = Model::read(&fixture("mnist_conv.onnx")).expect("a model");
     let weight = model.graph_mut().initializer.first_mut().expect("a weight");
     let zeros = vec![0; weight.raw_data().len()];
     weight.raw_data = Some(zeros.into());
@@ -90,4 +129,106 @@ fn bench_times_both() {
     assert_eq!(report["runs"], 20);
     let ratio = report["ratio"].as_f64().expect("a number");
     assert!(ratio > 0.2 && ratio < 5.0, "{ratio}");
+}
+
+/// A model's external data are part of it, before and after.
+#[test]
+fn gzip_sizes_count_external_data() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| dir.path().join(name);
+    let (input, output) = (at("in.onnx"), at("out.onnx"));
+    let mut proto = Model::read(&fixture("mnist_conv.onnx")).expect("a model").proto;
+    let mut data = Vec::new();
+    for tensor in &mut proto.graph.as_mut().expect("a graph").initializer {
+        let raw = tensor.raw_data.take().expect("raw data");
+        let entries = [
+            ("location", "weights.bin".to_owned()),
+            ("offset", data.len().to_string()),
+            ("length", raw.len().to_string()),
+        ];
+        tensor.external_data = entries
+            .map(|(key, value)| StringStringEntryProto {
+                key: Some(key.into()),
+                value: Some(value),
+            })
+            .into();
+        tensor.data_location = Some(DataLocation::External.into());
+        data.extend_from_slice(&raw);
+    }
+    std::fs::write(&input, proto.encode_to_vec()).expect("written");
+    std::fs::write(at("weights.bin"), &data).expect("written");
+    let line = format!("{} {} --ratio 1.5 --json", input.display(), output.display());
+    let (report, code) = json(&line);
+    assert_eq!(code, 0);
+    let gzip = |model: &str, files: &[&str]| {
+        let paths: Vec<PathBuf> = files.iter().map(|name| at(name)).collect();
+        let paths: Vec<&Path> = paths.iter().map(PathBuf::as_path).collect();
+        let expected = onnx_bsr::report::gzip_bytes(&paths).expect("a size");
+        assert_eq!(report[model]["gzip_bytes"], expected, "{model}");
+        expected
+    };
+    // Random-like mantissas hardly compress: most of the weights' bytes stay.
+    assert!(gzip("model", &["in.onnx", "weights.bin"]) > data.len() as u64 / 2);
+    gzip("output", &["out.onnx", "out.onnx.data"]);
+}
+
+/// The change of the mean joins the bias that follows a product, types recorded for values that stay
+/// are kept, and what the report says of each layer adds up to the file.
+#[test]
+fn corrections_join_the_bias_that_follows() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (input, output) = (dir.path().join("in.onnx"), dir.path().join("out.onnx"));
+    let mut model = Model::read(&fixture("attention.onnx")).expect("a model");
+    // As exporters do, with the names of the open dims.
+    let open = |name: &str| Dimension {
+        value: Some(dimension::Value::DimParam(name.to_owned())),
+        denotation: None,
+    };
+    let dims = vec![open("batch"), open("sequence"), Dimension::default()];
+    let shape = TensorShapeProto { dim: dims };
+    let float = type_proto::Tensor { elem_type: Some(1), shape: Some(shape) };
+    let kind = TypeProto { value: Some(type_proto::Value::TensorType(float)), denotation: None };
+    for name in ["query_product", "query", "gelu"] {
+        model.graph_mut().value_info.push(ValueInfoProto {
+            name: Some(name.to_owned()),
+            r#type: Some(kind.clone()),
+            ..ValueInfoProto::default()
+        });
+    }
+    model.write(&input).expect("written");
+    for set in 0..24i64 {
+        let folder = dir.path().join(format!("test_data_set_{set}"));
+        std::fs::create_dir(&folder).expect("a folder");
+        let ids: Vec<i64> = (0..8).map(|at| (set * 7 + at * (set % 5 + 3)) % 40).collect();
+        for (file, name, values) in
+            [("input_0.pb", "input_ids", ids), ("input_1.pb", "attention_mask", vec![1; 8])]
+        {
+            let tensor = Tensor::from_vec(&[1, 8], values).expect("a tensor");
+            let bytes = TensorProto::from_tensor(name, &tensor).encode_to_vec();
+            std::fs::write(folder.join(file), bytes).expect("written");
+        }
+    }
+    let (report, code) = json(&format!(
+        "{} {} --ratio 1.3 --data {} --search start --json",
+        input.display(),
+        output.display(),
+        dir.path().display()
+    ));
+    assert_eq!(code, 0);
+    let written = Model::read(&output).expect("a model");
+    let count = |model: &Model, op_type: &str| {
+        model.graph().node.iter().filter(|node| node.op_type() == op_type).count()
+    };
+    assert!(count(&written, "MatMul") > count(&model, "MatMul"), "something was factorized");
+    assert_eq!(count(&written, "Add"), count(&model, "Add"));
+    assert_eq!(written.graph().value_info, model.graph().value_info);
+
+    let layers = report["layers"].as_array().expect("layers");
+    let sum = |key: &str| layers.iter().map(|l| l[key].as_u64().expect("a count")).sum::<u64>();
+    let params = |key: &str| report[key]["params"].as_u64().expect("a count");
+    assert_eq!(
+        params("model") - sum("params_before"),
+        params("output") - sum("params_after"),
+        "what belongs to no layer stays"
+    );
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use onnx_bsr::error::OpError;
 use onnx_bsr::onnx::{ModelProto, NodeAttributes, NodeProto, TensorProto};
-use onnx_bsr::ops::{self, Decoding, Foreign, Operator, wire};
+use onnx_bsr::ops::{self, Decoding, Foreign, Operator};
 use onnx_bsr::tensor::Tensor;
 use prost::Message;
 
@@ -36,7 +36,7 @@ impl Case {
     fn constants(&self) -> Vec<Option<Tensor>> {
         let stored = &self.model.graph.as_ref().unwrap().initializer;
         let find = |name: &String| stored.iter().find(|t| t.name() == name);
-        let value = |name| find(name).map(|t| wire::decode(t).unwrap());
+        let value = |name| find(name).map(|t| t.to_tensor().unwrap());
         self.node().input.iter().map(value).collect()
     }
 
@@ -115,7 +115,7 @@ fn cases() -> Vec<Case> {
         let names = (0..).map(|i| format!("{kind}_{i}.pb"));
         let stored = names.map_while(|name| files.get(&name));
         let decode = |bytes: &Vec<u8>| TensorProto::decode(bytes.as_slice()).unwrap();
-        stored.map(|bytes| wire::decode(&decode(bytes)).unwrap()).collect::<Vec<_>>()
+        stored.map(|bytes| decode(bytes).to_tensor().unwrap()).collect::<Vec<_>>()
     };
     folders
         .into_iter()

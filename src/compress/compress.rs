@@ -1,9 +1,10 @@
 //! The main job: a model in, a smaller one out, proven in tract.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::time::Instant;
 
-use super::result::{self, Written};
+use super::result::{self, Proof};
 use super::{DataSource, Request, check_output};
 use crate::dataset::{Dataset, split};
 use crate::error::{Error, Result};
@@ -12,7 +13,7 @@ use crate::layer::{Filter, Layer, find};
 use crate::onnx::Model;
 use crate::options::{Options, SearchMode, Target};
 use crate::progress::Progress;
-use crate::report::{Metric, Report, Seconds};
+use crate::report::{self, Metric, Report, Seconds};
 use crate::score::{MetricKind, Scorer};
 use crate::search::{
     self, Budget, Compressed, Effort, LayerOptions, Limits, Network, NetworkOptions, Plan,
@@ -94,7 +95,7 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
         rows_per_input: rows,
         seed: options.seed,
     };
-    let found = choose(
+    let mut found = choose(
         &model,
         &layers,
         &sample,
@@ -116,39 +117,28 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
             &network.evaluator,
         )?)?;
     }
-    let mut effort = found.effort;
     let dense = network.dense();
     let compressed =
-        network.compress(&found.choices, &dense, &mut Snapshots::new(0), &mut effort)?;
+        network.compress(&found.choices, &dense, &mut Snapshots::new(0), &mut found.effort)?;
     let plan = Plan::new(&model, &network.layers, &compressed.factors)?;
-    let output = plan.apply(&model)?;
+    let (output, folded) = carry_out(&plan, &model)?;
     seconds.factorize = Some(clock.elapsed().as_secs_f64());
 
     progress.phase("validate", None);
     let clock = Instant::now();
-    let metric = match &parts {
+    let proof = match &parts {
         Some(parts) => Some(measure(&network, &compressed, parts, options.metric)?),
         None => None,
     };
-    let written = result::write(
-        request,
-        &model,
-        &output,
-        &plan,
-        &sample,
-        parts.as_ref().map(|p| (&p.report.0, &p.report.1[..])),
-        metric,
-        progress,
-    )?;
+    let mut report = result::write(request, &model, &output, &plan, &sample, proof, progress)?;
     seconds.validate = Some(clock.elapsed().as_secs_f64());
     seconds.total = begin.elapsed().as_secs_f64();
-    let Written { mut report } = written;
     report.seconds = seconds;
     report.ratio.asked = Some(ratio);
     report.ratio.target = options.target.name().to_owned();
     report.ratio.reached = Some(reached(&report, options.target));
-    report.search = Some(found.mode.report(options, &effort, network.layers.len(), found.samples));
-    result::fill_layers(&mut report, &model, &layers, &network, &compressed);
+    report.search = Some(search_report(options, &found, network.layers.len()));
+    result::fill_layers(&mut report, &layers, &network, &compressed, &folded);
     result::check_targets(&mut report, options);
     if parts.is_none() {
         report.warnings.push(
@@ -221,34 +211,26 @@ fn divide(
     Ok(Parts { data, calibration, search, report })
 }
 
-/// How ranks were chosen.
-#[derive(Clone, Copy)]
-struct Mode(SearchMode);
-
-impl Mode {
-    fn report(
-        self,
-        options: &Options,
-        effort: &Effort,
-        layers: usize,
-        samples: usize,
-    ) -> crate::report::Search {
-        let per_pass = (layers * samples).max(1) as f64;
-        crate::report::Search {
-            mode: self.0.name().to_owned(),
-            beam: options.beam,
-            evaluations: effort.evaluations,
-            full_pass_equivalents: effort.layer_passes as f64 / per_pass,
-            layer_passes: effort.layer_passes,
-            predicted_vs_measured_rank_correlation: search::rank_correlation(&effort.predicted),
-        }
+/// What the search did, for the report.
+fn search_report(options: &Options, found: &Found, layers: usize) -> report::Search {
+    let per_pass = (layers * found.samples).max(1) as f64;
+    let effort = &found.effort;
+    report::Search {
+        mode: found.mode.name().to_owned(),
+        beam: options.beam,
+        evaluations: effort.evaluations,
+        full_pass_equivalents: effort.layer_passes as f64 / per_pass,
+        layer_passes: effort.layer_passes,
+        predicted_vs_measured_rank_correlation: search::rank_correlation(&effort.predicted),
     }
 }
 
+/// What was chosen, and how.
 struct Found {
     choices: Vec<Option<crate::factorize::Choice>>,
     effort: Effort,
-    mode: Mode,
+    mode: SearchMode,
+    /// Samples that candidates were scored on.
     samples: usize,
 }
 
@@ -290,7 +272,7 @@ fn choose(
         return Ok(Found {
             choices,
             effort: Effort::default(),
-            mode: Mode(SearchMode::Start),
+            mode: SearchMode::Start,
             samples: 0,
         });
     };
@@ -336,7 +318,7 @@ fn choose(
     };
     seconds.search = Some(clock.elapsed().as_secs_f64());
     let choices = Network::choices(&forms, &allocation);
-    Ok(Found { choices, effort, mode: Mode(options.search), samples: samples.len() })
+    Ok(Found { choices, effort, mode: options.search, samples: samples.len() })
 }
 
 /// What the compressible layers may cost together.
@@ -365,19 +347,20 @@ fn budget(
     Ok(budget)
 }
 
-/// The metric of the original and of the factorized network on the report's samples.
-fn measure(
+/// What scores the report's samples, and the metric of the original and of the factorized network
+/// on them.
+fn measure<'a>(
     network: &Network<'_>,
     compressed: &Compressed,
-    parts: &Parts,
+    parts: &'a Parts,
     metric: Option<MetricKind>,
-) -> Result<Metric> {
+) -> Result<Proof<'a>> {
     let (data, indices, source) = &parts.report;
     let samples = Samples::new(data, indices.clone(), &network.evaluator)?;
     let scorer = network.scorer(&samples, metric, true)?;
     let kind = scorer.metric();
     let score = search::score(&compressed.evaluator, &samples, &scorer)?;
-    Ok(Metric {
+    let metric = Metric {
         name: kind.name().to_owned(),
         unit: kind.unit().trim().to_owned(),
         higher_is_better: kind.higher_is_better(),
@@ -387,7 +370,24 @@ fn measure(
         factorized: Some(score.metric()),
         tuned: None,
         written: None,
-    })
+    };
+    Ok(Proof { data, indices, scorer, metric })
+}
+
+/// The model with a plan carried out, and the layers whose change of the mean is part of an addition
+/// that followed them already.
+fn carry_out(plan: &Plan, model: &Model) -> Result<(Model, HashSet<String>)> {
+    let mut result = plan.apply(model)?;
+    let mut folded = HashSet::new();
+    for layer in &plan.layers {
+        let last = result.graph().node.iter().position(|node| node.label() == layer.node);
+        if let Some(last) = last
+            && graph::fold_addition(&mut result, last)?
+        {
+            folded.insert(layer.node.clone());
+        }
+    }
+    Ok((result, folded))
 }
 
 /// Replays a saved plan.
@@ -402,7 +402,7 @@ pub fn apply(input: &Path, plan: &Path, output: &Path, force: bool) -> Result<Re
     let text = std::fs::read_to_string(plan)
         .map_err(|source| Error::Read { path: plan.to_owned(), source })?;
     let plan = Plan::parse(&text)?;
-    let result = plan.apply(&model)?;
+    let (result, _) = carry_out(&plan, &model)?;
     let mut report = result::write_plain(input, output, &model, &result)?;
     report.seconds.total = begin.elapsed().as_secs_f64();
     report.ratio.target = Target::Bytes.name().to_owned();

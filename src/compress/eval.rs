@@ -1,18 +1,23 @@
 //! The metric of a model file.
 
-use std::fmt;
 use std::path::Path;
-use std::str::FromStr;
 use std::time::Instant;
 
 use super::{DataSource, warnings_of};
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
+use crate::eval::{Evaluator, join};
+use crate::graph;
+use crate::named::named;
+use crate::onnx::Model;
 use crate::progress::Progress;
 use crate::report::{EvalMetric, EvalReport, SCHEMA_VERSION};
 use crate::score::{MetricKind, Scorer};
 use crate::tensor::Tensor;
 use crate::validate::Session;
+
+/// Samples that the evaluator is given at once: their inputs are in memory together.
+const CHUNK: usize = 256;
 
 /// What runs the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -24,33 +29,7 @@ pub enum Runtime {
     Native,
 }
 
-impl Runtime {
-    /// Its name on the command line and in reports.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Tract => "tract",
-            Self::Native => "native",
-        }
-    }
-}
-
-impl fmt::Display for Runtime {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-impl FromStr for Runtime {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        [Self::Tract, Self::Native]
-            .into_iter()
-            .find(|runtime| runtime.name() == text)
-            .ok_or_else(|| format!("`{text}` is neither `tract` nor `native`"))
-    }
-}
+named!(Runtime { Tract = "tract", Native = "native" });
 
 /// A model to be judged.
 #[derive(Clone, Debug)]
@@ -74,23 +53,20 @@ pub struct Eval<'a> {
 /// outputs with.
 pub fn eval(request: &Eval<'_>, progress: &dyn Progress) -> Result<EvalReport> {
     let begin = Instant::now();
-    if request.runtime == Runtime::Native {
-        return Err(Error::UnsupportedModel { reason: "no native runtime yet".to_owned() });
-    }
-    let (data, session) = request.data.open_with_session(request.model)?;
+    let (data, runner) = request.open(request.model)?;
     let all: Vec<usize> = (0..data.len()).collect();
     let labels = data.labels(&all)?.filter(|_| request.metric.is_none_or(MetricKind::needs_labels));
     let expected = match request.reference {
         Some(reference) => {
-            let (data, reference) = request.data.open_with_session(reference)?;
-            Some(run(&reference, &data, "reference", progress)?)
+            let (data, reference) = request.open(reference)?;
+            Some(reference.run(&data, "reference", progress)?)
         }
         None => data.expected_outputs(&all)?,
     };
     if labels.is_none() && expected.is_none() {
         return Err(nothing_to_compare(request.metric));
     }
-    let outputs = run(&session, &data, "eval", progress)?;
+    let outputs = runner.run(&data, "eval", progress)?;
     // With labels the reference only tells the shapes of outputs.
     let reference = expected.unwrap_or_else(|| outputs.clone());
     let scorer = Scorer::new(reference, labels, request.metric, None)?;
@@ -106,18 +82,58 @@ pub fn eval(request: &Eval<'_>, progress: &dyn Progress) -> Result<EvalReport> {
         },
         runtime: request.runtime.name().to_owned(),
         seconds: begin.elapsed().as_secs_f64(),
-        warnings: warnings_of(&session, request.model).collect(),
+        warnings: match &runner {
+            Runner::Tract(session) => warnings_of(session, request.model).collect(),
+            Runner::Native(_) => Vec::new(),
+        },
     })
 }
 
-fn run(
-    session: &Session,
-    data: &Dataset,
-    phase: &str,
-    progress: &dyn Progress,
-) -> Result<Vec<Tensor>> {
-    progress.phase(phase, Some(data.len() as u64));
-    session.run_samples(|rows| data.batch(rows), data.len(), progress)
+impl Eval<'_> {
+    /// The data for the model at `path`, and that model ready to run.
+    fn open(&self, path: &Path) -> Result<(Dataset, Runner)> {
+        match self.runtime {
+            Runtime::Tract => {
+                let (data, session) = self.data.open_with_session(path)?;
+                Ok((data, Runner::Tract(session)))
+            }
+            Runtime::Native => {
+                let model = Model::read(path)?;
+                let data = self.data.open(&graph::inputs(&model)?)?;
+                Ok((data, Runner::Native(Box::new(Evaluator::new(&model)?))))
+            }
+        }
+    }
+}
+
+/// A model in one of the runtimes.
+enum Runner {
+    Tract(Session),
+    Native(Box<Evaluator>),
+}
+
+impl Runner {
+    /// The outputs on all samples, axis 0 the samples.
+    fn run(&self, data: &Dataset, phase: &str, progress: &dyn Progress) -> Result<Vec<Tensor>> {
+        progress.phase(phase, Some(data.len() as u64));
+        let evaluator = match self {
+            Self::Tract(session) => {
+                return session.run_samples(|rows| data.batch(rows), data.len(), progress);
+            }
+            Self::Native(evaluator) => evaluator,
+        };
+        let all: Vec<usize> = (0..data.len()).collect();
+        let mut parts = Vec::new();
+        for samples in all.chunks(CHUNK) {
+            if progress.interrupted() {
+                return Err(Error::Interrupted);
+            }
+            parts.push(evaluator.run_all(&data.batch(samples)?)?);
+            let done = samples.last().map_or(0, |&last| last as u64 + 1);
+            progress.step(done, "");
+        }
+        join(&parts)
+    }
 }
 
 fn nothing_to_compare(metric: Option<MetricKind>) -> Error {

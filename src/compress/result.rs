@@ -1,13 +1,15 @@
 //! The result: written, proven in tract, measured.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use super::Request;
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
-use crate::factorize::Choice;
+use crate::factorize::Factors;
 use crate::graph;
 use crate::layer::{self, Extent, Filter, Layer, find};
+use crate::linalg::Matrix;
 use crate::onnx::Model;
 use crate::options::{Options, Target};
 use crate::progress::Progress;
@@ -56,24 +58,32 @@ pub(super) fn macs(model: &Model, layers: &[Layer], inputs: Vec<Tensor>) -> Resu
         .sum())
 }
 
-/// A written file and the report on it.
-pub(super) struct Written {
-    /// The report, its search and layers still empty.
-    pub report: Report,
+/// What a written file is proven on.
+pub(super) struct Proof<'a> {
+    /// The data.
+    pub data: &'a Dataset,
+    /// Which of its samples.
+    pub indices: &'a [usize],
+    /// Scores outputs on these samples.
+    pub scorer: Scorer,
+    /// The metric before the file was written.
+    pub metric: Metric,
 }
 
-/// Puts the result beside the output, proves it in tract, and only then puts it in place.
-#[allow(clippy::too_many_arguments)]
+/// Puts the result beside the output, proves it in tract, and only then puts it in place. The
+/// report's search and layers are still empty.
+///
+/// # Errors
+/// When the result can't be written or run; nothing is in place then.
 pub(super) fn write(
     request: &Request,
     model: &Model,
     result: &Model,
     plan: &Plan,
     sample: &[Tensor],
-    data: Option<(&Dataset, &[usize])>,
-    mut metric: Option<Metric>,
+    proof: Option<Proof<'_>>,
     progress: &dyn Progress,
-) -> Result<Written> {
+) -> Result<Report> {
     if progress.interrupted() {
         return Err(Error::Interrupted);
     }
@@ -89,8 +99,8 @@ pub(super) fn write(
     let original = Session::open_for(&request.input, &one)?;
     let session = Session::open_for(&staged, &one)?;
     let evaluator = crate::eval::Evaluator::new(result)?;
-    let (agreement, samples) = match data {
-        Some((data, indices)) => {
+    let (agreement, samples, metric) = match proof {
+        Some(Proof { data, indices, scorer, mut metric }) => {
             let compared = &indices[..indices.len().min(COMPARED)];
             progress.phase("validate", Some(indices.len() as u64));
             let batch = |rows: &[usize]| {
@@ -102,14 +112,12 @@ pub(super) fn write(
             let ours = evaluator.run_all(&inputs)?;
             let first: Vec<Tensor> =
                 outputs.iter().map(|o| o.slice_batch(0, compared.len())).collect();
-            if let Some(metric) = &mut metric {
-                metric.written = Some(written_metric(request, data, indices, &outputs, model)?);
-            }
-            (Agreement::between(&ours, &first)?, compared.len())
+            metric.written = Some(scorer.score(&outputs, 0..indices.len())?.metric());
+            (Agreement::between(&ours, &first)?, compared.len(), Some(metric))
         }
         None => {
             let ours = evaluator.run(one.clone())?;
-            (Agreement::between(&ours, &session.run(&one)?)?, 1)
+            (Agreement::between(&ours, &session.run(&one)?)?, 1, None)
         }
     };
     progress.phase("latency", Some(LATENCY_RUNS as u64));
@@ -126,11 +134,7 @@ pub(super) fn write(
     if let Some(path) = &request.save_plan {
         write_text(path, &plan.to_json())?;
     }
-    report.model.gzip_bytes = report::gzip_bytes(&[&request.input]).ok();
-    let written: Vec<PathBuf> =
-        std::iter::once(request.output.clone()).chain(result.data_file(&request.output)).collect();
-    let written: Vec<&Path> = written.iter().map(PathBuf::as_path).collect();
-    report.output.gzip_bytes = Some(report::gzip_bytes(&written)?);
+    report.output.gzip_bytes = gzip_bytes(&request.output, result.data_file(&request.output));
     report.metric = metric;
     report.latency_ms = Some(Latency {
         original: before.median_ms,
@@ -152,22 +156,7 @@ pub(super) fn write(
         max_relative_difference: relative,
     });
     report.peak_rss_bytes = report::peak_rss_bytes();
-    Ok(Written { report })
-}
-
-/// The written file's metric, from its outputs in tract.
-fn written_metric(
-    request: &Request,
-    data: &Dataset,
-    indices: &[usize],
-    outputs: &[Tensor],
-    model: &Model,
-) -> Result<f64> {
-    let original = crate::eval::Evaluator::new(model)?;
-    let samples = crate::search::Samples::new(data, indices.to_vec(), &original)?;
-    let reference = crate::search::outputs(&original, &samples)?;
-    let scorer = Scorer::new(reference, samples.labels()?, request.options.metric, None)?;
-    Ok(scorer.score(outputs, 0..indices.len())?.metric())
+    Ok(report)
 }
 
 /// Writes a result that no data prove; used where a plan is replayed.
@@ -179,8 +168,7 @@ pub(super) fn write_plain(
 ) -> Result<Report> {
     let mut report = plain(input, output, model, result)?;
     report.output.bytes = result.write(output)?;
-    report.model.gzip_bytes = report::gzip_bytes(&[input]).ok();
-    report.output.gzip_bytes = report::gzip_bytes(&[output]).ok();
+    report.output.gzip_bytes = gzip_bytes(output, result.data_file(output));
     report.peak_rss_bytes = report::peak_rss_bytes();
     Ok(report)
 }
@@ -194,7 +182,7 @@ fn plain(input: &Path, output: &Path, model: &Model, result: &Model) -> Result<R
             params: params(model),
             macs: None,
             bytes: model.encoded_len(),
-            gzip_bytes: None,
+            gzip_bytes: gzip_bytes(input, model.external_files(input)),
         },
         output: OutputSize {
             path: output.display().to_string(),
@@ -216,6 +204,13 @@ fn plain(input: &Path, output: &Path, model: &Model, result: &Model) -> Result<R
     })
 }
 
+/// Bytes of a model's file and its external data after gzip; none where one can't be read.
+fn gzip_bytes(path: &Path, external: impl IntoIterator<Item = PathBuf>) -> Option<u64> {
+    let files: Vec<PathBuf> = std::iter::once(path.to_owned()).chain(external).collect();
+    let files: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
+    report::gzip_bytes(&files).ok()
+}
+
 /// Writes text beside its target, then renames it into place.
 fn write_text(path: &Path, text: &str) -> Result<()> {
     use std::io::Write;
@@ -228,40 +223,49 @@ fn write_text(path: &Path, text: &str) -> Result<()> {
     Ok(())
 }
 
-/// One entry per weight of the model, in node order.
+/// One entry per weight of the model, in node order; `folded` names the layers whose new bias is
+/// part of another constant.
 pub(super) fn fill_layers(
     report: &mut Report,
-    model: &Model,
     layers: &[Layer],
     network: &Network<'_>,
     compressed: &Compressed,
+    folded: &HashSet<String>,
 ) {
     for layer in layers {
         let place = network.layers.iter().position(|l| l.node == layer.node);
         let place = place.filter(|_| layer.map.is_some());
-        let choice = place.and_then(|l| compressed.choices[l]);
-        let refit = place.is_some_and(|l| compressed.factors[l].is_some());
+        let factors = place.and_then(|l| compressed.factors[l].as_ref());
         let extent = place.map(|l| network.extents[l]).unwrap_or_default();
-        report.layers.push(entry(model, layer, choice, refit, extent));
+        let own_bias = !folded.contains(&layer.name);
+        report.layers.push(entry(layer, factors, own_bias, extent));
     }
 }
 
-fn entry(
-    _model: &Model,
-    layer: &Layer,
-    choice: Option<Choice>,
-    refit: bool,
-    at: Extent,
-) -> report::Layer {
+fn entry(layer: &Layer, factors: Option<&Factors>, own_bias: bool, at: Extent) -> report::Layer {
     let before = layer.weight_params + layer.bias_params;
     let dense = layer.map.as_ref().map(|m| (m.rows * m.columns * m.groups) as u64 * at.output);
-    let (params, macs) = match (&layer.map, choice) {
-        (Some(map), Some(choice)) => {
-            let bias = if map.takes_bias() { (map.rows * map.groups) as u64 } else { 0 };
-            let bias = bias.max(layer.bias_params);
-            (choice.params(map) as u64 + bias, Some(choice.macs(map, at)))
+    let choice = factors.and_then(|f| f.choice);
+    let macs = match (&layer.map, choice) {
+        (Some(map), Some(choice)) => Some(choice.macs(map, at)),
+        _ => dense,
+    };
+    let params = match (&layer.map, factors) {
+        (Some(map), Some(factors)) => {
+            let weights: usize = factors.groups.iter().flatten().map(Matrix::len).sum();
+            let bias = match factors.bias.iter().any(|&v| v != 0.0) {
+                _ if !map.takes_bias() => layer.bias_params,
+                written => {
+                    if written && own_bias {
+                        factors.bias.len() as u64
+                    } else {
+                        0
+                    }
+                }
+            };
+            weights as u64 + bias
         }
-        _ => (before, dense),
+        _ => before,
     };
     report::Layer {
         name: layer.name.clone(),
@@ -282,7 +286,7 @@ fn entry(
         macs_before: dense,
         macs_after: macs,
         reason: layer.skip.clone().or_else(|| {
-            (choice.is_none() && refit)
+            (choice.is_none() && factors.is_some())
                 .then(|| "dense; refitted to what the layers before it yield".to_owned())
         }),
     }

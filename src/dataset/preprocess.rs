@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 
+use crate::named::named;
 use crate::tensor::DataType;
 
 /// Preprocessing. The default scales bytes to 0..1 for inputs of floats and leaves all else as is.
@@ -43,17 +44,7 @@ pub enum Layout {
     Nhwc,
 }
 
-impl FromStr for Layout {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.to_ascii_lowercase().as_str() {
-            "nchw" => Ok(Self::Nchw),
-            "nhwc" => Ok(Self::Nhwc),
-            _ => Err(format!("`{text}` is neither `nchw` nor `nhwc`")),
-        }
-    }
-}
+named!(Layout { Nchw = "nchw", Nhwc = "nhwc" });
 
 /// Order of the channels of an image.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,17 +56,7 @@ pub enum ChannelOrder {
     Bgr,
 }
 
-impl FromStr for ChannelOrder {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.to_ascii_lowercase().as_str() {
-            "rgb" => Ok(Self::Rgb),
-            "bgr" => Ok(Self::Bgr),
-            _ => Err(format!("`{text}` is neither `rgb` nor `bgr`")),
-        }
-    }
-}
+named!(ChannelOrder { Rgb = "rgb", Bgr = "bgr" });
 
 /// How an image is brought to the size that the model takes. Filters are linear and cover all
 /// source pixels.

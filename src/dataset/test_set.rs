@@ -8,7 +8,7 @@ use prost::Message;
 use super::{InputSpec, form};
 use crate::error::{Error, Result};
 use crate::onnx::TensorProto;
-use crate::tensor::{DataType, Tensor};
+use crate::tensor::Tensor;
 
 /// All sets of a folder, joined along the batch axis.
 #[derive(Debug)]
@@ -90,66 +90,7 @@ fn tensors(folder: &Path, kind: &str) -> Result<Vec<(String, Tensor)>> {
         let data = |reason: String| Error::Data { path: path.clone(), reason };
         let proto = TensorProto::decode(bytes.as_slice())
             .map_err(|e| data(format!("is not a tensor: {e}")))?;
-        let tensor = tensor(&proto).map_err(data)?;
+        let tensor = proto.to_tensor().map_err(|e| data(e.to_string()))?;
         tensors.push((proto.name.unwrap_or_default(), tensor));
     }
-}
-
-fn tensor(proto: &TensorProto) -> Result<Tensor, String> {
-    let dims = proto.dims.iter().map(|&d| usize::try_from(d));
-    let shape: Vec<usize> =
-        dims.collect::<Result<_, _>>().map_err(|_| "has a negative dim".to_owned())?;
-    let data_type = match proto.data_type.unwrap_or(0) {
-        1 => DataType::F32,
-        2 => DataType::U8,
-        3 => DataType::I8,
-        4 => DataType::U16,
-        5 => DataType::I16,
-        6 => DataType::I32,
-        7 => DataType::I64,
-        9 => DataType::Bool,
-        10 => DataType::F16,
-        11 => DataType::F64,
-        12 => DataType::U32,
-        13 => DataType::U64,
-        other => return Err(format!("has element type {other}, which can't be used")),
-    };
-    if let Some(raw) = &proto.raw_data {
-        let header = super::npy::Header {
-            data_type,
-            big_endian: false,
-            fortran: false,
-            shape,
-            data_start: 0,
-        };
-        if header.byte_len()? != raw.len() as u64 {
-            return Err(format!("has {} bytes for shape {:?}", raw.len(), header.shape));
-        }
-        return super::npy::read_elements(&mut raw.as_ref(), &header, raw.len() as u64);
-    }
-    let ints = &proto.int32_data;
-    match data_type {
-        DataType::F32 => Tensor::from_vec(&shape, proto.float_data.clone()),
-        DataType::F64 => Tensor::from_vec(&shape, proto.double_data.clone()),
-        DataType::I64 => Tensor::from_vec(&shape, proto.int64_data.clone()),
-        DataType::U64 => Tensor::from_vec(&shape, proto.uint64_data.clone()),
-        DataType::U32 => {
-            Tensor::from_vec(&shape, proto.uint64_data.iter().map(|&v| v as u32).collect())
-        }
-        DataType::I32 => Tensor::from_vec(&shape, ints.clone()),
-        DataType::I16 => Tensor::from_vec(&shape, ints.iter().map(|&v| v as i16).collect()),
-        DataType::U16 => Tensor::from_vec(&shape, ints.iter().map(|&v| v as u16).collect()),
-        DataType::I8 => Tensor::from_vec(&shape, ints.iter().map(|&v| v as i8).collect()),
-        DataType::U8 => Tensor::from_vec(&shape, ints.iter().map(|&v| v as u8).collect()),
-        DataType::Bool => Tensor::from_vec(&shape, ints.iter().map(|&v| v != 0).collect()),
-        DataType::F16 => {
-            let halves = ints.iter().map(|&v| half::f16::from_bits(v as u16));
-            Tensor::from_vec(&shape, halves.collect())
-        }
-        DataType::BF16 => {
-            let halves = ints.iter().map(|&v| half::bf16::from_bits(v as u16));
-            Tensor::from_vec(&shape, halves.collect())
-        }
-    }
-    .map_err(|e| e.to_string())
 }

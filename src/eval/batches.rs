@@ -4,7 +4,6 @@ use rayon::prelude::*;
 
 use super::Evaluator;
 use crate::error::{Error, OpError, Result};
-use crate::onnx::GraphProto;
 use crate::tensor::Tensor;
 
 pub use crate::graph::InputSpec;
@@ -26,7 +25,7 @@ pub struct Batches {
 }
 
 impl Batches {
-    pub(crate) fn new(inputs: Vec<InputSpec>, _graph: &GraphProto) -> Self {
+    pub(crate) fn new(inputs: Vec<InputSpec>) -> Self {
         let fixed = inputs.iter().filter_map(|input| input.shape.first().copied().flatten()).max();
         Self { inputs, fixed }
     }

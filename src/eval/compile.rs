@@ -129,7 +129,7 @@ impl Evaluator {
         let used: HashSet<ValueId> =
             steps.iter().flat_map(|s| &s.inputs).flatten().chain(&outputs).copied().collect();
         let constants = constants.into_iter().filter(|(id, _)| used.contains(id)).collect();
-        let batches = Batches::new(inputs, graph);
+        let batches = Batches::new(inputs);
         Ok(Self {
             steps,
             names: Arc::new(names),

@@ -39,9 +39,9 @@ struct Products {
 pub struct Moments {
     /// Number of rows they were taken over.
     pub rows: usize,
-    /// E[x], `[n]`.
+    /// Mean of x, `[n]`.
     pub x_mean: Array1<f64>,
-    /// E[t], `[m]`.
+    /// Mean of t, `[m]`.
     pub t_mean: Array1<f64>,
     /// E[(x - E x)(x - E x)^T], of order n.
     pub xx: Covariance,

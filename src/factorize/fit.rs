@@ -15,7 +15,7 @@ pub struct Fit {
     pub tx: Matrix,
     /// Energy of the targets, the ridge's share included.
     pub energy: f64,
-    /// E[x] and E[t], where the mean is kept by the bias.
+    /// Means of x and t, where the mean is kept by the bias.
     pub means: Option<(Array1<f64>, Array1<f64>)>,
     /// The metric, where it is not the identity.
     pub metric: Option<Metric>,
@@ -70,7 +70,7 @@ impl Fit {
         if !centred {
             xx = xx.about_zero(&moments.x_mean);
         }
-        let ridge = add_ridge(&mut xx, moments, ridge);
+        add_ridge(&mut xx, moments, ridge);
         let tx = xx.apply(weight);
         let energy = xx.energy(weight);
         let means = centred.then(|| (moments.x_mean.clone(), moments.t_mean.clone()));

@@ -1,5 +1,7 @@
 //! Factors as ONNX nodes in the place of a layer's node.
 
+use ndarray::{Array2, ArrayView2, Axis, concatenate};
+
 use super::{Factors, Scheme};
 use crate::error::{Error, Result};
 use crate::graph::NameAllocator;
@@ -66,33 +68,62 @@ struct Builder<'a> {
 /// Names of the factors, the one applied last first, by how many there are.
 const PARTS: [&[&str]; 4] = [&[], &["refit"], &["u", "v"], &["u", "core", "v"]];
 
+/// A factor of all groups.
+struct Part {
+    /// Position among the factors: 0 is applied last.
+    index: usize,
+    /// What its constant and its node are called after.
+    name: &'static str,
+    /// Group by group, stacked by rows.
+    matrix: Array2<f32>,
+    /// Whether it is applied to the layer's data.
+    first: bool,
+    /// Whether it is applied last.
+    last: bool,
+}
+
 impl Builder<'_> {
-    /// Group by group the `part`-th factor, stacked by rows.
-    fn stacked(&self, part: usize) -> Result<(usize, Vec<f32>)> {
-        let mut rows = 0;
-        let mut elements = Vec::new();
-        for group in &self.factors.groups {
-            let matrix: &Matrix = group.get(part).ok_or_else(|| self.misfit("too few factors"))?;
-            rows += matrix.nrows();
-            elements.extend(matrix.iter().map(|&v| v as f32));
+    /// Applies the factors to the layer's data one after another: `apply` adds the node of one and
+    /// returns its output, given its input.
+    fn chain(
+        &mut self,
+        mut apply: impl FnMut(&mut Self, Part, String) -> Result<String>,
+    ) -> Result<String> {
+        let count = self.factors.groups.first().map_or(0, Vec::len);
+        let names = *PARTS.get(count).ok_or_else(|| self.misfit("too many"))?;
+        let mut value = self.node.input.get(self.map.data_input()).cloned().unwrap_or_default();
+        for (index, name) in names.iter().enumerate().rev() {
+            let matrix = self.stacked(index)?;
+            let (first, last) = (index + 1 == count, index == 0);
+            value = apply(self, Part { index, name, matrix, first, last }, value)?;
         }
-        Ok((rows, elements))
+        Ok(value)
+    }
+
+    /// Group by group the `index`-th factor, stacked by rows.
+    fn stacked(&self, index: usize) -> Result<Array2<f32>> {
+        let factor = |group: &'_ Vec<Matrix>| group.get(index).map(|m| m.mapv(|v| v as f32));
+        let groups: Option<Vec<Array2<f32>>> = self.factors.groups.iter().map(factor).collect();
+        let groups = groups.ok_or_else(|| self.misfit("another number in some groups"))?;
+        let views: Vec<_> = groups.iter().map(|m| m.view()).collect();
+        concatenate(Axis(0), &views).map_err(|e| self.misfit(&e.to_string()))
     }
 
     fn misfit(&self, reason: &str) -> Error {
         Error::Plan { reason: format!("factors of `{}`: {reason}", self.layer.name) }
     }
 
-    fn count(&self) -> usize {
-        self.factors.groups.first().map_or(0, Vec::len)
-    }
-
-    /// Adds a constant and returns its name.
+    /// Adds a constant of the elements in row-major order and returns its name.
     fn constant(&mut self, suffix: &str, shape: &[usize], elements: Vec<f32>) -> Result<String> {
         let name = self.names.fresh(&format!("{}/{suffix}", self.layer.weight));
         let tensor = Tensor::from_vec(shape, elements).map_err(|e| self.misfit(&e.to_string()))?;
         self.out.constants.push((name.clone(), tensor));
         Ok(name)
+    }
+
+    /// Adds a matrix as a constant and returns its name.
+    fn matrix(&mut self, name: &str, matrix: ArrayView2<'_, f32>) -> Result<String> {
+        self.constant(name, matrix.shape(), matrix.iter().copied().collect())
     }
 
     /// The new bias as a constant of this shape; `None` when it is zero throughout.
@@ -138,14 +169,9 @@ impl Builder<'_> {
         output
     }
 
-    fn data(&self) -> String {
-        self.node.input.get(self.map.data_input()).cloned().unwrap_or_default()
-    }
-
     fn conv(&mut self) -> Result<()> {
         let kernel = self.map.kernel().to_vec();
         let axes = kernel.len();
-        let channels = self.map.columns / self.map.kernel_len();
         let ones = vec![1; axes];
         let scheme = self.factors.choice.map(|c| c.scheme);
         // Kernel of each factor, the one applied last first.
@@ -157,26 +183,24 @@ impl Builder<'_> {
             Some(Scheme::ChannelOut) => vec![ones, kernel],
             Some(other) => return Err(self.misfit(&format!("a convolution has no scheme {other}"))),
         };
-        let parts = self.count();
-        if parts != kernels.len() {
+        if self.factors.groups.iter().any(|factors| factors.len() != kernels.len()) {
             return Err(self.misfit("another number than the scheme has"));
         }
-        let names = PARTS[parts];
-        let mut value = self.data();
-        let mut inputs = channels;
-        for part in (0..parts).rev() {
-            let (rows, elements) = self.stacked(part)?;
-            let mut shape = vec![rows, inputs];
-            shape.extend(&kernels[part]);
-            let weight = self.constant(names[part], &shape, elements)?;
+        let groups = self.map.groups;
+        let mut inputs = self.map.columns / self.map.kernel_len();
+        self.chain(|this, part, value| {
+            let rows = part.matrix.nrows();
+            let kernel = &kernels[part.index];
+            let shape: Vec<usize> = [rows, inputs].iter().chain(kernel).copied().collect();
+            let weight = this.constant(part.name, &shape, part.matrix.into_iter().collect())?;
             let mut input = vec![value, weight];
-            if part == 0 {
-                input.extend(self.bias(&[self.factors.bias.len()])?);
+            if part.last {
+                input.extend(this.bias(&[this.factors.bias.len()])?);
             }
-            let attribute = self.conv_attributes(scheme, &kernels[part], part);
-            value = self.push("Conv", names[part], input, attribute, part == 0);
-            inputs = rows / self.map.groups;
-        }
+            let attribute = this.conv_attributes(scheme, kernel, part.index);
+            inputs = rows / groups;
+            Ok(this.push("Conv", part.name, input, attribute, part.last))
+        })?;
         Ok(())
     }
 
@@ -222,79 +246,57 @@ impl Builder<'_> {
     }
 
     fn gemm(&mut self, trans_a: bool, beta: f32, free_bias: bool) -> Result<()> {
-        let parts = self.count();
-        let names = PARTS.get(parts).copied().unwrap_or(&[]);
-        let mut value = self.data();
-        let mut inputs = self.map.columns;
-        for part in (0..parts).rev() {
-            let (rows, elements) = self.stacked(part)?;
-            let weight = self.constant(names[part], &[rows, inputs], elements)?;
+        self.chain(|this, part, value| {
+            let weight = this.matrix(part.name, part.matrix.view())?;
             let mut input = vec![value, weight];
             let mut attribute = vec![AttributeProto::from_int("transB", 1)];
-            if part + 1 == parts && trans_a {
+            if part.first && trans_a {
                 attribute.push(AttributeProto::from_int("transA", 1));
             }
-            if part == 0 && free_bias {
-                input.extend(self.node.input.get(2).cloned());
+            if part.last && free_bias {
+                input.extend(this.node.input.get(2).cloned());
                 attribute.push(AttributeProto::from_float("beta", beta));
-            } else if part == 0 {
-                input.extend(self.bias(&[self.factors.bias.len()])?);
+            } else if part.last {
+                input.extend(this.bias(&[this.factors.bias.len()])?);
             }
-            value = self.push("Gemm", names[part], input, attribute, part == 0);
-            inputs = rows;
-        }
+            Ok(this.push("Gemm", part.name, input, attribute, part.last))
+        })?;
         Ok(())
     }
 
     fn gemm_left(&mut self, trans_b: bool, beta: f32) -> Result<()> {
-        let parts = self.count();
-        let names = PARTS.get(parts).copied().unwrap_or(&[]);
-        let mut value = self.data();
-        let mut inputs = self.map.columns;
-        for part in (0..parts).rev() {
-            let (rows, elements) = self.stacked(part)?;
-            let weight = self.constant(names[part], &[rows, inputs], elements)?;
-            let mut input = vec![weight, value];
+        self.chain(|this, part, value| {
+            let mut input = vec![this.matrix(part.name, part.matrix.view())?, value];
             let mut attribute = Vec::new();
-            if part + 1 == parts && trans_b {
+            if part.first && trans_b {
                 attribute.push(AttributeProto::from_int("transB", 1));
             }
-            if part == 0
-                && let Some(c) = self.node.input.get(2).filter(|name| !name.is_empty())
-            {
+            let c = this.node.input.get(2).filter(|name| part.last && !name.is_empty());
+            if let Some(c) = c {
                 input.push(c.clone());
                 attribute.push(AttributeProto::from_float("beta", beta));
             }
-            value = self.push("Gemm", names[part], input, attribute, part == 0);
-            inputs = rows;
-        }
+            Ok(this.push("Gemm", part.name, input, attribute, part.last))
+        })?;
         Ok(())
     }
 
     fn matmul(&mut self, left: bool) -> Result<()> {
-        let parts = self.count();
-        let names = PARTS.get(parts).copied().unwrap_or(&[]);
-        let mut value = self.data();
-        let mut inputs = self.map.columns;
         let outputs = self.factors.bias.len();
         let shape = if left { vec![outputs, 1] } else { vec![outputs] };
         let bias = self.bias(&shape)?;
-        for part in (0..parts).rev() {
-            let (rows, elements) = self.stacked(part)?;
-            let last = part == 0 && bias.is_none();
+        let alone = bias.is_none();
+        let product = self.chain(|this, part, value| {
             let input = if left {
-                vec![self.constant(names[part], &[rows, inputs], elements)?, value]
+                vec![this.matrix(part.name, part.matrix.view())?, value]
             } else {
-                let transposed =
-                    (0..inputs * rows).map(|i| elements[i % rows * inputs + i / rows]).collect();
-                let weight = self.constant(names[part], &[inputs, rows], transposed)?;
+                let weight = this.matrix(part.name, part.matrix.t())?;
                 vec![value, weight]
             };
-            value = self.push("MatMul", names[part], input, Vec::new(), last);
-            inputs = rows;
-        }
+            Ok(this.push("MatMul", part.name, input, Vec::new(), part.last && alone))
+        })?;
         if let Some(bias) = bias {
-            self.push("Add", "add", vec![value, bias], Vec::new(), true);
+            self.push("Add", "add", vec![product, bias], Vec::new(), true);
         }
         Ok(())
     }

@@ -1,9 +1,8 @@
 //! The forms that a layer can be factorized into.
 
-use std::fmt;
-use std::str::FromStr;
-
 use serde::{Deserialize, Serialize};
+
+use crate::named::named;
 
 /// What a layer's weight is replaced by. `k x k` stands for the kernel of a Conv, in any number of
 /// spatial dims; `r` for the rank.
@@ -23,42 +22,13 @@ pub enum Scheme {
     Matrix,
 }
 
-impl Scheme {
-    /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::ChannelOut, Self::ChannelIn, Self::Spatial, Self::Tucker, Self::Matrix];
-
-    /// Its name on the command line, in plans and in reports.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::ChannelOut => "channel",
-            Self::ChannelIn => "channel-in",
-            Self::Spatial => "spatial",
-            Self::Tucker => "tucker",
-            Self::Matrix => "matrix",
-        }
-    }
-}
-
-impl fmt::Display for Scheme {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-impl FromStr for Scheme {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let text = text.to_ascii_lowercase().replace('_', "-");
-        let names = || Self::ALL.map(Self::name).join(", ");
-        Self::ALL
-            .into_iter()
-            .find(|scheme| scheme.name() == text)
-            .ok_or_else(|| format!("`{text}` is none of {}", names()))
-    }
-}
+named!(Scheme {
+    ChannelOut = "channel",
+    ChannelIn = "channel-in",
+    Spatial = "spatial",
+    Tucker = "tucker",
+    Matrix = "matrix",
+});
 
 #[cfg(test)]
 mod tests {

@@ -3,12 +3,14 @@
 
 mod constants;
 mod edit;
+mod fold;
 mod inputs;
 mod links;
 mod names;
 
 pub use constants::{Constant, Source, constant_tensor, constants};
 pub use edit::{add_initializer, drop_value_info, remove_unused_constants, replace_node};
+pub use fold::fold_addition;
 pub use inputs::{InputSpec, inputs, outputs};
 pub use links::{Consumer, Links};
 pub use names::{NameAllocator, captured, fresh_name};

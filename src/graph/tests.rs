@@ -260,3 +260,75 @@ fn stale_types_go() {
     drop_value_info(&mut edited, &["h", "absent"]);
     assert_eq!(edited.value_info, [value("s")]);
 }
+
+/// `t = x W; y = t + c; z = d + y` with d of the shape `shape`.
+fn two_additions(shape: &[i64]) -> GraphProto {
+    let named = NodeProto {
+        name: Some("layer".to_owned()),
+        doc_string: Some("kept".to_owned()),
+        ..node("Add", &["t", "c"], &["y"])
+    };
+    let count: usize = shape.iter().product::<i64>() as usize;
+    let shape: Vec<usize> = shape.iter().map(|&d| d as usize).collect();
+    let d = Tensor::from_vec(&shape, vec![10.0f32; count]).unwrap();
+    GraphProto {
+        node: vec![node("MatMul", &["x", "w"], &["t"]), named, node("Add", &["d", "y"], &["z"])],
+        initializer: vec![weights("w"), weights("c"), TensorProto::from_tensor("d", &d)],
+        input: vec![value("x")],
+        output: vec![value("z")],
+        value_info: vec![value("t"), value("y"), value("d")],
+        ..Default::default()
+    }
+}
+
+#[test]
+fn additions_of_constants_become_one() {
+    let mut edited = model(two_additions(&[1, 2]));
+    assert!(fold_addition(&mut edited, 1).unwrap());
+    let graph = edited.graph();
+    let product = NodeProto {
+        name: Some("layer".to_owned()),
+        doc_string: Some("kept".to_owned()),
+        ..node("MatMul", &["x", "w"], &["y"])
+    };
+    assert_eq!(graph.node, [product, node("Add", &["c", "y"], &["z"])]);
+    let sum = Tensor::from_vec(&[1, 2], vec![11.0f32, 12.0]).unwrap();
+    assert_eq!(constant_tensor(&edited, "c").unwrap(), Some(sum));
+    assert_eq!(constant_tensor(&edited, "d").unwrap(), None, "nothing reads it");
+    assert_eq!(graph.value_info, [value("y")]);
+
+    // Others go on reading the constant that the sum replaces.
+    let mut shared = two_additions(&[2]);
+    shared.node.push(node("Neg", &["d"], &["n"]));
+    let mut edited = model(shared);
+    assert!(fold_addition(&mut edited, 1).unwrap());
+    let ten = Tensor::from_vec(&[2], vec![10.0f32; 2]).unwrap();
+    assert_eq!(constant_tensor(&edited, "d").unwrap(), Some(ten));
+    model(edited.graph().clone());
+}
+
+#[test]
+fn additions_stay_where_something_else_would_change() {
+    let mut read_between = two_additions(&[2]);
+    read_between.node.push(node("Neg", &["y"], &["n"]));
+    let mut read_before = two_additions(&[2]);
+    read_before.node.push(node("Neg", &["t"], &["n"]));
+    let mut shared = two_additions(&[2]);
+    shared.node.push(node("Neg", &["c"], &["n"]));
+    let mut output = two_additions(&[2]);
+    output.output.push(value("y"));
+    let mut computed = two_additions(&[2]);
+    computed.initializer.pop();
+    computed.input.push(value("d"));
+    // A scalar, and a column that with a row makes a matrix.
+    let grows = [two_additions(&[]), two_additions(&[2, 1])];
+    let cases = [read_between, read_before, shared, output, computed].into_iter().chain(grows);
+    for (index, graph) in cases.enumerate() {
+        let mut edited = model(graph.clone());
+        assert!(!fold_addition(&mut edited, 1).unwrap(), "case {index}");
+        assert_eq!(edited.graph(), &graph);
+    }
+    let mut product = model(two_additions(&[2]));
+    assert!(!fold_addition(&mut product, 0).unwrap(), "not an addition");
+    assert!(!fold_addition(&mut product, 9).unwrap());
+}

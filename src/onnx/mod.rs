@@ -24,7 +24,7 @@ pub use proto::{
     AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto,
     ValueInfoProto,
 };
-pub use tensor::{data_type_code, data_type_from_code, data_type_name};
+pub use tensor::{data_type_code, data_type_from_code, data_type_name, to_raw};
 
 #[cfg(test)]
 mod tests;

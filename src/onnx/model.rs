@@ -101,7 +101,7 @@ impl Model {
         if external::is_external(tensor) {
             tensor::decode(tensor, Some(&external::stored(&self.external, tensor)?))
         } else {
-            tensor::decode(tensor, None)
+            tensor.to_tensor()
         }
     }
 

@@ -3,6 +3,7 @@
 use bytes::{BufMut, Bytes};
 use half::{bf16, f16};
 
+use super::external;
 use super::proto::{TensorProto, tensor_proto::DataType as Code};
 use crate::error::{Error, Result};
 use crate::tensor::{DataType, Element, Tensor};
@@ -55,10 +56,22 @@ impl TensorProto {
             ..Self::default()
         }
     }
+
+    /// The elements inside the message; [`super::Model::tensor`] finds those in other files too.
+    ///
+    /// # Errors
+    /// As [`super::Model::tensor`], and when the elements lie in another file.
+    pub fn to_tensor(&self) -> Result<Tensor> {
+        if external::is_external(self) {
+            return Err(bad(self, "its data is in another file"));
+        }
+        decode(self, None)
+    }
 }
 
 /// The elements in row-major order, little endian.
-pub(super) fn to_raw(tensor: &Tensor) -> Bytes {
+#[must_use]
+pub fn to_raw(tensor: &Tensor) -> Bytes {
     fn go<T: Stored>(elements: &crate::tensor::Array<T>) -> Bytes {
         let mut bytes = Vec::with_capacity(elements.len() * T::SIZE);
         match elements.as_slice() {

@@ -74,6 +74,12 @@ impl Model {
         (!layout.parts.is_empty()).then_some(path)
     }
 
+    /// The external files that the model, read from `path`, has its tensors in.
+    #[must_use]
+    pub fn external_files(&self, path: &Path) -> Vec<PathBuf> {
+        self.external.keys().map(|location| folder(path).join(location)).collect()
+    }
+
     /// Decides what goes to the external file, whose name is `data_name` if it can be told, so that
     /// the protobuf takes at most `limit` bytes.
     pub(super) fn layout(&self, data_name: Option<&str>, limit: u64) -> Result<Layout<'_>> {

@@ -4,7 +4,8 @@ use std::borrow::Cow;
 
 use super::Operator;
 use crate::error::OpError;
-use crate::tensor::{Array, Element, Tensor};
+use crate::onnx::data_type_from_code;
+use crate::tensor::{Array, DataType, Element, Tensor};
 
 /// The inputs of one run.
 pub(super) type Inputs = [Option<Tensor>];
@@ -58,6 +59,12 @@ pub(super) fn peek(inputs: &Inputs, index: usize) -> Result<&Tensor, OpError> {
 /// The input at `index`; `None` where the node omits it.
 pub(super) fn peek_optional(inputs: &Inputs, index: usize) -> Option<&Tensor> {
     inputs.get(index).and_then(Option::as_ref)
+}
+
+/// The element type that an attribute names by its number in files.
+pub(super) fn element_type(code: i64) -> Result<DataType, OpError> {
+    let known = i32::try_from(code).ok().and_then(data_type_from_code);
+    known.ok_or_else(|| OpError::unsupported(format!("element type {code}")))
 }
 
 /// The fault of an element type that can't be used as `role`.

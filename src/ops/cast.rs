@@ -3,8 +3,7 @@
 use half::{bf16, f16};
 
 use super::Decoding;
-use super::args::{Decoded, one, peek, take};
-use super::wire::element_type;
+use super::args::{Decoded, element_type, one, peek, take};
 use crate::error::OpError;
 use crate::onnx::NodeAttributes;
 use crate::tensor::{Array, DataType, Element, Tensor};

@@ -2,21 +2,26 @@
 
 use super::Decoding;
 use super::args::{
-    Decoded, bad_type, elements, numbers, one, peek, peek_optional, scalar_i64, take, update,
+    Decoded, bad_type, element_type, elements, numbers, one, peek, peek_optional, scalar_i64, take,
+    update,
 };
 use super::cast::{cast, zeros};
 use super::layout::{around, axis, count, extent};
 use super::number::Number;
-use super::wire;
 use crate::error::OpError;
-use crate::onnx::NodeAttributes;
+use crate::onnx::{NodeAttributes, TensorProto};
 use crate::tensor::{Array, Element, Tensor};
 use crate::with_array;
+
+/// A tensor in an attribute.
+fn stored(proto: &TensorProto) -> Result<Tensor, OpError> {
+    proto.to_tensor().map_err(|error| OpError::unsupported(error.to_string()))
+}
 
 pub(super) fn constant(d: &Decoding<'_>) -> Decoded {
     let node = d.node;
     let value = if let Some(proto) = node.tensor("value") {
-        wire::decode(proto)?
+        stored(proto)?
     } else if let Some(value) = node.float("value_float") {
         Tensor::scalar(value)
     } else if let Some(value) = node.int("value_int") {
@@ -39,7 +44,7 @@ pub(super) fn constant_of_shape(d: &Decoding<'_>) -> Decoded {
         Tensor::from_vec(shape, vec![value; count(shape)?])
     }
     let value = match d.node.tensor("value") {
-        Some(proto) => wire::decode(proto)?,
+        Some(proto) => stored(proto)?,
         None => Tensor::scalar(0f32),
     };
     one(move |inputs| {
@@ -78,7 +83,7 @@ pub(super) fn range(_: &Decoding<'_>) -> Decoded {
 }
 
 pub(super) fn eye_like(d: &Decoding<'_>) -> Decoded {
-    let kind = d.node.int("dtype").map(wire::element_type).transpose()?;
+    let kind = d.node.int("dtype").map(element_type).transpose()?;
     let offset = d.node.int("k").unwrap_or(0);
     one(move |inputs| {
         let like = peek(inputs, 0)?;

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use prost::Message;
 use tract_onnx::prelude::{
     Framework, InferenceModelExt, IntoRunnable, IntoTValue, TValue, TVec, TractResult,
@@ -11,13 +12,15 @@ use tract_onnx::prelude::{
 };
 
 use super::Operator;
-use super::wire;
 use crate::error::OpError;
 use crate::onnx::proto::{
     OperatorSetIdProto, TensorShapeProto, tensor_shape_proto::Dimension,
     tensor_shape_proto::dimension, type_proto,
 };
-use crate::onnx::{GraphProto, ModelProto, NodeProto, TypeProto, ValueInfoProto};
+use crate::onnx::{
+    GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, data_type_code,
+    to_raw,
+};
 use crate::tensor::{DataType, Tensor};
 use crate::tract::{from_tract, guarded, to_tract};
 
@@ -28,7 +31,7 @@ const CACHE: usize = 32;
 const PINNED: usize = 64;
 
 /// What a plan was made for: per input its type and shape, and its value where that is built in.
-type Key = Vec<Option<(DataType, Vec<usize>, Option<Vec<u8>>)>>;
+type Key = Vec<Option<(DataType, Vec<usize>, Option<Bytes>)>>;
 
 type Plan = Arc<TypedRunnableModel>;
 
@@ -78,7 +81,7 @@ impl Foreign {
         let entry = |(i, input): (usize, &Option<Tensor>)| {
             let tensor = input.as_ref().filter(|_| self.constants[i].is_none())?;
             let small = pins && tensor.rank() <= 1 && tensor.len() <= PINNED;
-            let value = small.then(|| wire::bytes_of(tensor));
+            let value = small.then(|| to_raw(tensor));
             Some((tensor.data_type(), tensor.shape().to_vec(), value))
         };
         inputs.iter().take(self.names.len()).enumerate().map(entry).collect()
@@ -128,7 +131,7 @@ impl Foreign {
             let value = inputs.get(i).and_then(Option::as_ref);
             let constant = self.constants[i].as_ref().or(value.filter(|_| built_in));
             if let Some(constant) = constant {
-                graph.initializer.push(wire::encode(name, constant));
+                graph.initializer.push(TensorProto::from_tensor(name, constant));
             } else if let Some(value) = value {
                 graph.input.push(named(name, Some(value)));
             }
@@ -193,7 +196,7 @@ fn named(name: &str, value: Option<&Tensor>) -> ValueInfoProto {
         };
         let shape = TensorShapeProto { dim: tensor.shape().iter().map(dim).collect() };
         let kind = type_proto::Tensor {
-            elem_type: Some(wire::wire_type(tensor.data_type()).into()),
+            elem_type: Some(data_type_code(tensor.data_type())),
             shape: Some(shape),
         };
         TypeProto { value: Some(type_proto::Value::TensorType(kind)), ..TypeProto::default() }

@@ -31,7 +31,6 @@ mod special;
 mod table;
 mod transpose;
 mod window;
-pub mod wire;
 
 pub use foreign::Foreign;
 pub use table::TABLE;

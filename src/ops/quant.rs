@@ -1,10 +1,9 @@
 //! Quantization to and from integers.
 
 use super::Decoding;
-use super::args::{Decoded, bad_type, elements, many, one, peek, peek_optional};
+use super::args::{Decoded, bad_type, element_type, elements, many, one, peek, peek_optional};
 use super::layout::{around, axis, extent};
 use super::number::Number;
-use super::wire::element_type;
 use crate::error::OpError;
 use crate::onnx::NodeAttributes;
 use crate::tensor::{Array, DataType, Element, Tensor};

@@ -1,7 +1,6 @@
 //! The metrics that a model can be judged by.
 
-use std::fmt;
-use std::str::FromStr;
+use crate::named::named;
 
 /// A metric: the mean of a value per sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,24 +20,16 @@ pub enum MetricKind {
     Mse,
 }
 
+named!(MetricKind {
+    Top1 = "top1",
+    Top5 = "top5",
+    Agreement = "agreement",
+    Cosine = "cosine",
+    RelativeError = "relative-error",
+    Mse = "mse",
+});
+
 impl MetricKind {
-    /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Top1, Self::Top5, Self::Agreement, Self::Cosine, Self::RelativeError, Self::Mse];
-
-    /// Its name on the command line and in reports.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Top1 => "top1",
-            Self::Top5 => "top5",
-            Self::Agreement => "agreement",
-            Self::Cosine => "cosine",
-            Self::RelativeError => "relative-error",
-            Self::Mse => "mse",
-        }
-    }
-
     /// Its unit, to be put after a value.
     #[must_use]
     pub fn unit(self) -> &'static str {
@@ -55,24 +46,5 @@ impl MetricKind {
     #[must_use]
     pub fn needs_labels(self) -> bool {
         matches!(self, Self::Top1 | Self::Top5)
-    }
-}
-
-impl fmt::Display for MetricKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for MetricKind {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let text = text.to_ascii_lowercase().replace('_', "-");
-        let names = || Self::ALL.map(Self::name).join(", ");
-        Self::ALL
-            .into_iter()
-            .find(|kind| kind.name() == text)
-            .ok_or_else(|| format!("`{text}` is none of {}", names()))
     }
 }

@@ -80,7 +80,7 @@ impl Session {
         let (plan, warnings) = loader.load()?;
         let outputs = model.graph().output.iter().map(|o| ValueInfoProto::name(o).to_owned());
         let outputs = outputs.collect();
-        Ok(Self { plan, batches: Batches::new(specs, model.graph()), outputs, warnings })
+        Ok(Self { plan, batches: Batches::new(specs), outputs, warnings })
     }
 
     /// The inputs that [`Session::run`] takes, in that order.
@@ -182,8 +182,11 @@ impl Loader<'_> {
         } else {
             self.path.to_owned()
         };
-        let mut model: InferenceModel = tract_onnx::onnx().model_for_path(path)?;
-        if self.pinned || batch.is_some() {
+        let pins = self.pinned || batch.is_some();
+        // A recorded type may name a dim that is pinned here; to tract these are two different dims.
+        let framework = tract_onnx::onnx().with_ignore_value_info(pins);
+        let mut model: InferenceModel = framework.model_for_path(path)?;
+        if pins {
             for (index, spec) in self.specs.iter().enumerate() {
                 self.pin(&mut model, index, spec, batch)?;
             }

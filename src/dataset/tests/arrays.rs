@@ -288,7 +288,7 @@ fn onnx_test_sets_are_joined() {
     assert_eq!(open(&dir.path().join("test_data_set_1"), &inputs).unwrap().len(), 1);
     assert!(refusal(open(dir.path(), &floats(&[2]))).contains("2 inputs, the model 1"));
     write(&dir, "test_data_set_1/input_0.pb", &proto("b", &[1, 9], &[0.0]));
-    assert!(refusal(open(dir.path(), &inputs)).contains("bytes for shape"));
+    assert!(refusal(open(dir.path(), &inputs)).contains("wants 9 elements, found 4 bytes"));
 }
 
 #[test]
