@@ -52,7 +52,9 @@ const FLAT: &[&str] = &[
 fn is_setting(op: &str, index: usize) -> bool {
     matches!(
         (op, index),
-        ("Clip" | "Pad", 1..) | ("Resize" | "Upsample", 1..) | ("CastLike" | "Dropout", 1..)
+        ("Clip" | "Pad" | "OneHot", 1..)
+            | ("Resize" | "Upsample", 1..)
+            | ("CastLike" | "Dropout", 1..)
     )
 }
 

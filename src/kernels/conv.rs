@@ -5,7 +5,9 @@
 //! a weight and a vector read at `base + offset[tap]`: no column matrix is built. Bias, a residual
 //! and an activation are applied while the sums are in registers.
 
+pub mod gradient;
 mod layout;
+pub mod plain;
 mod tile;
 
 use std::cell::RefCell;

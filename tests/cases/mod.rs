@@ -1,5 +1,7 @@
 //! The cases of `fixtures/operator_cases.tar.gz`.
 
+#![allow(dead_code, reason = "every test uses a part")]
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
