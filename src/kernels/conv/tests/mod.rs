@@ -1,3 +1,5 @@
+mod gradients;
+
 use super::*;
 
 /// Sums in f64, straight from the definition.
