@@ -127,6 +127,12 @@ pub enum Error {
         /// Its own message.
         reason: String,
     },
+    /// Training failed.
+    #[error("training failed: {reason}")]
+    Training {
+        /// What happened.
+        reason: String,
+    },
     /// The user interrupted the run.
     #[error("interrupted; nothing was written")]
     Interrupted,

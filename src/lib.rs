@@ -7,6 +7,7 @@ pub mod compress;
 pub mod report;
 pub mod options;
 pub mod validate;
+pub mod tune;
 pub mod search;
 pub mod factorize;
 pub mod layer;

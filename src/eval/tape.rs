@@ -18,6 +18,7 @@ use crate::tensor::{DataType, Tensor};
 pub struct Recorder {
     evaluator: Evaluator,
     parameters: Vec<Parameter>,
+    outputs: Vec<String>,
     /// Values whose gradients are asked for besides the parameters'.
     watched: HashMap<ValueId, String>,
     /// For every step, what its recording takes; `None` where no gradient passes.
@@ -78,7 +79,8 @@ impl Evaluator {
             .iter()
             .filter_map(|name| Some((evaluator.value(name)?, (*name).to_owned())))
             .collect();
-        let mut recorder = Recorder { evaluator, parameters, watched, plans: Vec::new() };
+        let outputs = model.graph().output.iter().map(|o| o.name().to_owned()).collect();
+        let mut recorder = Recorder { evaluator, parameters, outputs, watched, plans: Vec::new() };
         recorder.plan();
         Ok(recorder)
     }
@@ -141,6 +143,12 @@ impl Recorder {
     #[must_use]
     pub fn stored(&self) -> Vec<Tensor> {
         self.parameters.iter().map(|parameter| parameter.stored.clone()).collect()
+    }
+
+    /// Names of the graph's outputs, in order.
+    #[must_use]
+    pub fn outputs(&self) -> &[String] {
+        &self.outputs
     }
 
     /// The nodes without a rule between a parameter and an output.

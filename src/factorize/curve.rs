@@ -48,14 +48,14 @@ pub fn curves(map: &LinearMap, fits: &[Fit], schemes: &[Scheme]) -> Result<Vec<C
 }
 
 fn output_group(fit: &Fit) -> Result<Group> {
-    let map = Cholesky::new(&fit.xx)?.solve_right(&fit.tx)?;
-    let eigen = symmetric_eigen(&sandwich(&map, &fit.xx))?;
+    let map = fit.unrestricted()?;
+    let eigen = symmetric_eigen(&fit.xx.sandwich(&map))?;
     Ok(Group::Output { eigen, map, energy: fit.energy })
 }
 
 fn input_group(fit: &Fit, side: Side) -> Result<Group> {
-    let map = Cholesky::new(&fit.xx)?.solve_right(&fit.tx)?;
-    let projection = projection(&map, &fit.xx, side)?;
+    let map = fit.unrestricted()?;
+    let projection = projection(&map, &fit.xx.to_dense(), side)?;
     let (xx, tx) = project(fit, &projection, side);
     let white = Cholesky::new(&xx)?.whiten(&tx);
     Ok(Group::Input { projection, side, white, energy: fit.energy })
@@ -120,7 +120,7 @@ fn project(fit: &Fit, projection: &Matrix, side: Side) -> (Matrix, Matrix) {
         out
     };
     let tx = contract(&fit.tx);
-    let half = contract(&fit.xx);
+    let half = contract(&fit.xx.to_dense());
     let xx = contract(&half.t().to_owned());
     ((&xx + &xx.t()) * 0.5, tx)
 }

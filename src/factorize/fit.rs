@@ -4,13 +4,13 @@ use ndarray::Array1;
 
 use crate::error::Result;
 use crate::eval::moments::Moments;
-use crate::linalg::{Cholesky, Matrix, product, sandwich, symmetric_eigen};
+use crate::linalg::{Covariance, Matrix, product, sandwich, symmetric_eigen};
 
 /// Least squares of targets t on inputs x, with a ridge towards the original weight.
 #[derive(Clone, Debug)]
 pub struct Fit {
     /// G + ridge, `[columns, columns]`.
-    pub xx: Matrix,
+    pub xx: Covariance,
     /// T + ridge * W, `[rows, columns]`; premultiplied by the metric's root.
     pub tx: Matrix,
     /// Energy of the targets, the ridge's share included.
@@ -56,7 +56,7 @@ impl Fit {
     pub fn of_weight(weight: &Matrix) -> Self {
         let energy = weight.iter().map(|v| v * v).sum();
         Self {
-            xx: Matrix::eye(weight.ncols()),
+            xx: Covariance::identity(weight.ncols()),
             tx: weight.clone(),
             energy,
             variance: energy,
@@ -71,13 +71,11 @@ impl Fit {
     pub fn of_inputs(weight: &Matrix, moments: &Moments, centred: bool, ridge: f64) -> Self {
         let mut xx = moments.xx.clone();
         if !centred {
-            for ((i, j), v) in xx.indexed_iter_mut() {
-                *v += moments.x_mean[i] * moments.x_mean[j];
-            }
+            xx = xx.about_zero(&moments.x_mean);
         }
-        let variance = energy(weight, &xx);
-        let ridge = add_ridge(&mut xx, ridge);
-        let tx = product(weight, &xx);
+        let variance = xx.energy(weight);
+        let ridge = xx.add_ridge(ridge);
+        let tx = xx.apply(weight);
         let own = weight.iter().map(|v| v * v).sum::<f64>() * ridge;
         let means = centred.then(|| (moments.x_mean.clone(), moments.t_mean.clone()));
         Self { xx, tx, energy: variance + own, variance, means, metric: None }
@@ -87,7 +85,7 @@ impl Fit {
     #[must_use]
     pub fn of_targets(weight: &Matrix, moments: &Moments, ridge: f64) -> Self {
         let mut xx = moments.xx.clone();
-        let ridge = add_ridge(&mut xx, ridge);
+        let ridge = xx.add_ridge(ridge);
         let tx = &moments.tx + &(weight * ridge);
         let variance = moments.tt.sum();
         let own = weight.iter().map(|v| v * v).sum::<f64>() * ridge;
@@ -103,9 +101,8 @@ impl Fit {
         // The targets' full second moment isn't kept: what the unrestricted map explains stands
         // for it, so errors are counted against the best dense map.
         self.tx = product(&metric.root, &self.tx);
-        if let Ok(cholesky) = Cholesky::new(&self.xx) {
-            let white = cholesky.whiten(&self.tx);
-            self.energy = white.iter().map(|v| v * v).sum();
+        if let Ok(best) = self.xx.solver().and_then(|solver| solver.solve_right(&self.tx)) {
+            self.energy = best.iter().zip(&self.tx).map(|(a, b)| a * b).sum();
             self.variance = self.energy;
         }
         self.metric = Some(metric);
@@ -117,7 +114,12 @@ impl Fit {
     /// # Errors
     /// When G is not positive definite.
     pub fn dense(&self) -> Result<Matrix> {
-        Ok(self.outward(Cholesky::new(&self.xx)?.solve_right(&self.tx)?))
+        Ok(self.outward(self.unrestricted()?))
+    }
+
+    /// The unrestricted optimum in the metric's coordinates.
+    pub(super) fn unrestricted(&self) -> Result<Matrix> {
+        self.xx.solver()?.solve_right(&self.tx)
     }
 
     /// From the metric's coordinates back to outputs.
@@ -137,7 +139,7 @@ impl Fit {
             None => map.clone(),
         };
         let cross: f64 = map.iter().zip(&self.tx).map(|(a, b)| a * b).sum();
-        self.energy - 2.0 * cross + energy(&map, &self.xx)
+        self.energy - 2.0 * cross + self.xx.energy(&map)
     }
 
     /// The bias that keeps the mean exact for a map, or `original` where means are not known.
@@ -148,22 +150,6 @@ impl Fit {
             None => original.to_vec(),
         }
     }
-}
-
-/// tr(M G M^T).
-fn energy(map: &Matrix, xx: &Matrix) -> f64 {
-    let image = product(map, xx);
-    map.iter().zip(&image).map(|(a, b)| a * b).sum()
-}
-
-/// Adds `share` of the mean diagonal element to the diagonal; returns what was added.
-fn add_ridge(xx: &mut Matrix, share: f64) -> f64 {
-    let n = xx.nrows().max(1);
-    let mean = xx.diag().sum() / n as f64;
-    // Inputs that never vary leave nothing to fit: then every direction counts alike.
-    let ridge = if mean > f64::MIN_POSITIVE { mean * share } else { 1.0 };
-    xx.diag_mut().iter_mut().for_each(|v| *v += ridge);
-    ridge
 }
 
 /// G of the rows of x that a first factor maps, summed over the rest (`[side, side]`).

@@ -5,10 +5,11 @@
 //! a weight and a vector read at `base + offset[tap]`: no column matrix is built. Bias, a residual
 //! and an activation are applied while the sums are in registers.
 
-pub mod gradient;
+mod input_gradient;
 mod layout;
 pub mod plain;
 mod tile;
+mod weight_gradient;
 
 use std::cell::RefCell;
 use std::mem::MaybeUninit;
@@ -18,12 +19,14 @@ use crate::error::OpError;
 
 use super::Clamp;
 use super::lanes::Isa;
+pub use input_gradient::InputGradient;
 pub use layout::Spatial;
 use layout::{Image, Vector};
+pub use weight_gradient::WeightGradient;
 
 /// Shape of a convolution; spatial dimensions are depth, height, width, leading ones being 1 where
 /// the convolution has fewer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ConvShape {
     /// Channels of the input.
     pub in_channels: usize,

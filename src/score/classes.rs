@@ -43,11 +43,16 @@ impl ClassLayout {
         self.before * self.after
     }
 
+    /// Where the scores at one position lie within a sample.
+    pub fn indices(&self, position: usize) -> impl Iterator<Item = usize> {
+        let start = position / self.after * self.classes * self.after + position % self.after;
+        (start..).step_by(self.after).take(self.classes)
+    }
+
     /// Copies the scores at one position of a sample into `row`.
     pub fn gather(&self, sample: &[f64], position: usize, row: &mut Vec<f64>) {
-        let start = position / self.after * self.classes * self.after + position % self.after;
         row.clear();
-        row.extend(sample.iter().skip(start).step_by(self.after).take(self.classes));
+        row.extend(self.indices(position).map(|index| sample[index]));
     }
 }
 

@@ -19,6 +19,7 @@
 mod classes;
 mod difference;
 mod metric;
+mod objective;
 #[cfg(test)]
 mod tests;
 
@@ -31,6 +32,7 @@ use crate::error::{Error, Result};
 use crate::tensor::{DataType, Tensor};
 
 pub use metric::MetricKind;
+pub use objective::{Gradients, Objective};
 
 /// The loss of a sample whose outputs are no numbers, and the bound of all losses.
 pub const WORST_LOSS: f64 = 1e9;

@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 use std::time::Instant;
 
-use super::network::{Network, Samples};
+use super::network::Network;
+use super::samples::Samples;
 use super::sequential::{Compressed, Snapshots};
 use super::start::{fill, start};
 use super::{Allocation, Budget, Effort, LayerOptions, Prediction};

@@ -4,11 +4,11 @@ use std::collections::HashMap;
 
 use rayon::prelude::*;
 
+use super::samples::Samples;
 use super::{LayerOptions, Resource};
-use crate::dataset::Dataset;
 use crate::error::{Error, Result};
 use crate::eval::moments::{Moments, Sums};
-use crate::eval::{Evaluator, join, part};
+use crate::eval::{Evaluator, join};
 use crate::factorize::{Fit, Scheme};
 use crate::graph::Links;
 use crate::layer::{Extent, Layer, Positions, Rows, Weight, shapes};
@@ -42,86 +42,6 @@ pub struct NetworkOptions {
     pub seed: u64,
 }
 
-/// Samples in runs of a size the evaluator likes.
-#[derive(Clone, Debug)]
-pub struct Samples {
-    data: Dataset,
-    indices: Vec<usize>,
-    size: usize,
-    /// The runs' inputs, where all of them fit into memory.
-    kept: Option<Vec<Vec<Tensor>>>,
-}
-
-/// Inputs of all runs are kept in memory up to this many bytes.
-const KEPT_BYTES: usize = 256 << 20;
-
-impl Samples {
-    /// The given samples of `data` for `evaluator`.
-    ///
-    /// # Errors
-    /// When the data can't be read.
-    pub fn new(data: &Dataset, indices: Vec<usize>, evaluator: &Evaluator) -> Result<Self> {
-        let first = data.batch(indices.get(..1).unwrap_or(&[]))?;
-        let size = evaluator.batch_size(&first);
-        let bytes = first.iter().map(Tensor::byte_len).sum::<usize>() * indices.len();
-        let mut samples = Self { data: data.clone(), indices, size, kept: None };
-        if bytes <= KEPT_BYTES {
-            let runs = (0..samples.runs()).map(|run| samples.load(run)).collect::<Result<_>>()?;
-            samples.kept = Some(runs);
-        }
-        Ok(samples)
-    }
-
-    /// Number of samples.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.indices.len()
-    }
-
-    /// Whether there are none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.indices.is_empty()
-    }
-
-    /// Number of runs.
-    #[must_use]
-    pub fn runs(&self) -> usize {
-        self.indices.len().div_ceil(self.size)
-    }
-
-    /// The samples of a run.
-    #[must_use]
-    pub fn range(&self, run: usize) -> std::ops::Range<usize> {
-        run * self.size..((run + 1) * self.size).min(self.indices.len())
-    }
-
-    /// The labels, where there are any.
-    ///
-    /// # Errors
-    /// When the data can't be read.
-    pub fn labels(&self) -> Result<Option<Vec<i64>>> {
-        self.data.labels(&self.indices)
-    }
-
-    fn load(&self, run: usize) -> Result<Vec<Tensor>> {
-        self.data.batch(&self.indices[self.range(run)])
-    }
-
-    /// The inputs of a run, in the batch size that `evaluator` demands.
-    ///
-    /// # Errors
-    /// When the data can't be read.
-    pub fn inputs(&self, run: usize, evaluator: &Evaluator) -> Result<Vec<Tensor>> {
-        let inputs = match &self.kept {
-            Some(kept) => kept[run].clone(),
-            None => self.load(run)?,
-        };
-        let count = self.range(run).len();
-        Ok(inputs.iter().map(|t| part(t, &(0..count), evaluator.batches().fixed)).collect())
-    }
-}
-
 /// The model, its compressible layers in the order they run, and what is known of them.
 pub struct Network<'a> {
     /// The model.
@@ -145,6 +65,15 @@ pub struct Network<'a> {
     /// Moments of the original's inputs and outputs: for each layer, for each group.
     pub moments: Vec<Vec<Moments>>,
 }
+
+/// A layer's moments are taken over at least this many rows, where the data have them.
+const LEAST_ROWS: usize = 4096;
+
+/// A layer's moments are taken over at most this many rows.
+const MOST_ROWS: usize = 1 << 17;
+
+/// Layers of more inputs than this are known by the rows they see, not by a matrix of moments.
+const WIDE: usize = 5120;
 
 /// Lanes that accumulate moments independently; a constant, so that sums don't depend on the number
 /// of threads.
@@ -237,15 +166,22 @@ impl<'a> Network<'a> {
         self.targets = vec![Vec::new(); self.layers.len()];
         for (sums, targets) in lanes {
             for (l, (sums, targets)) in sums.iter().zip(targets).enumerate() {
-                totals[l].iter_mut().zip(sums).for_each(|(total, sums)| total.merge(sums));
+                for (total, sums) in totals[l].iter_mut().zip(sums) {
+                    total.merge(sums).map_err(|source| self.fault(l, source))?;
+                }
                 self.targets[l].extend(targets);
             }
         }
-        self.moments =
-            totals.iter().map(|groups| groups.iter().filter_map(Sums::moments).collect()).collect();
+        self.moments = totals
+            .into_iter()
+            .enumerate()
+            .map(|(l, groups)| self.moments_of(l, groups))
+            .collect::<Result<_>>()?;
         if self.moments.iter().zip(&self.layers).any(|(m, l)| {
             l.map.as_ref().is_some_and(|map| m.len() != map.groups)
-                || m.iter().any(|m| m.xx.iter().chain(&m.tx).any(|v| !v.is_finite()))
+                || m.iter().any(|m| {
+                    !m.xx.mean_variance().is_finite() || m.tx.iter().any(|v| !v.is_finite())
+                })
         }) {
             return Err(Error::DataMismatch {
                 reason: "the model's values on this data are not finite".to_owned(),
@@ -282,7 +218,9 @@ impl<'a> Network<'a> {
     /// Positions of a layer at which it is looked at, for `samples` samples.
     pub(super) fn positions(&self, layer: usize, samples: usize) -> Positions {
         let columns = self.layers[layer].map.as_ref().map_or(1, |m| m.columns);
-        let rows = (self.options.rows_per_input * columns).clamp(4096, 1 << 17);
+        // More rows than columns of a very wide layer would make its moments a huge matrix.
+        let most = if columns > WIDE { LEAST_ROWS } else { MOST_ROWS };
+        let rows = (self.options.rows_per_input * columns).clamp(LEAST_ROWS, most);
         Positions {
             per_sample: rows.div_ceil(samples.max(1)).max(1),
             seed: self.options.seed ^ (layer as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15),
@@ -293,6 +231,13 @@ impl<'a> Network<'a> {
     pub(super) fn sums(&self, layer: usize) -> Vec<Sums> {
         let map = self.layers[layer].map.as_ref();
         map.map_or_else(Vec::new, |m| vec![Sums::new(m.columns, m.rows); m.groups])
+    }
+
+    /// The moments of a layer's groups.
+    pub(super) fn moments_of(&self, layer: usize, groups: Vec<Sums>) -> Result<Vec<Moments>> {
+        let moments = groups.into_iter().map(Sums::moments).collect::<std::result::Result<_, _>>();
+        let moments: Vec<Option<Moments>> = moments.map_err(|source| self.fault(layer, source))?;
+        Ok(moments.into_iter().flatten().collect())
     }
 
     pub(super) fn rows(

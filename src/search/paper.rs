@@ -5,7 +5,8 @@
 use std::collections::BTreeSet;
 
 use super::beam::Limits;
-use super::network::{Network, Samples};
+use super::network::Network;
+use super::samples::Samples;
 use super::sequential::{Compressed, Snapshots};
 use super::{Allocation, Budget, Effort, LayerOptions};
 use crate::error::{Error, Result};

@@ -1,6 +1,7 @@
 //! How much the loss rises per unit of a layer's error, measured one layer at a time.
 
-use super::network::{Network, Samples};
+use super::network::Network;
+use super::samples::Samples;
 use super::sequential::Snapshots;
 use super::{Budget, Effort, LayerOptions};
 use crate::error::{Error, Result};

@@ -2,7 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::network::{Network, Samples, Statistics, by_name, gather, lanes};
+use super::network::{Network, Statistics, by_name, gather, lanes};
+use super::samples::Samples;
 use super::{Allocation, Effort, LayerOptions};
 use crate::error::{Error, Result};
 use crate::eval::moments::{Moments, Sums};
@@ -11,6 +12,9 @@ use crate::factorize::{Choice, Factors, Fit, curves, replace};
 use crate::graph::NameAllocator;
 use crate::layer::Rows;
 use crate::score::{Score, Scorer};
+
+/// Bytes that the states of all calibration runs may take together.
+const LIVE_BYTES: usize = 512 << 20;
 
 /// A compressed network.
 #[derive(Clone)]
@@ -51,9 +55,15 @@ impl Snapshots {
         self.at.iter().rev().find(|(l, _)| *l <= layer).map(|(_, states)| states.clone())
     }
 
+    /// Bytes that states before `layer` may take; none where some are held already.
+    fn room(&self, layer: usize) -> usize {
+        let held = self.at.iter().any(|(l, _)| *l == layer);
+        if held { 0 } else { self.limit.saturating_sub(self.bytes) }
+    }
+
     fn keep(&mut self, layer: usize, states: &[State]) {
         let bytes = size(states);
-        if self.bytes + bytes > self.limit || self.at.iter().any(|(l, _)| *l == layer) {
+        if bytes > self.room(layer) {
             return;
         }
         self.bytes += bytes;
@@ -157,9 +167,12 @@ impl Network<'_> {
             .collect()
     }
 
-    /// Advances all runs to layer `l` and takes the moments of what it sees there against its
+    /// Runs everything up to layer `l` and takes the moments of what it sees there against its
     /// targets, from which what will be added to its output is subtracted: so a layer makes up for
     /// the errors of the branch it is added to (He, Zhang and Sun 2017, section 3.3).
+    ///
+    /// `states` move on to that layer where they fit into memory there; else they stay, and what
+    /// lies between is run again for the next layer.
     fn moments_before(
         &self,
         l: usize,
@@ -181,8 +194,10 @@ impl Network<'_> {
             .into_par_iter()
             .map(|(runs, states)| {
                 let mut sums = self.sums(l);
-                for (run, state) in runs.zip(states) {
-                    evaluator.advance(state, step)?;
+                for (run, kept) in runs.zip(states) {
+                    let mut state = kept.clone();
+                    evaluator.advance(&mut state, step)?;
+                    let state = &state;
                     let range = samples.range(run);
                     let first = range.start as u64;
                     let x = evaluator.step_input(state, step, data).ok_or_else(|| self.lost(l))?;
@@ -197,15 +212,20 @@ impl Network<'_> {
                     for (sums, (x, t)) in sums.iter_mut().zip(x.groups.iter().zip(&t.groups)) {
                         sums.add(x, t).map_err(|source| self.fault(l, source))?;
                     }
+                    if state.byte_len() <= LIVE_BYTES / samples.runs().max(1) {
+                        *kept = state.clone();
+                    }
                 }
                 Ok(sums)
             })
             .collect::<Result<_>>()?;
         let mut total = self.sums(l);
         for sums in &sums {
-            total.iter_mut().zip(sums).for_each(|(total, sums)| total.merge(sums));
+            for (total, sums) in total.iter_mut().zip(sums) {
+                total.merge(sums).map_err(|source| self.fault(l, source))?;
+            }
         }
-        Ok(total.iter().filter_map(Sums::moments).collect())
+        self.moments_of(l, total)
     }
 
     /// The fits of a layer's groups to its targets on the inputs it will see.
@@ -288,7 +308,8 @@ impl Network<'_> {
         effort.evaluations += 1;
         effort.layer_passes += (samples.len() * (self.layers.len() - first)) as u64;
         let known = snapshots.before(first);
-        let runs: Vec<(State, Score)> = (0..samples.runs())
+        let room = snapshots.room(first) / samples.runs().max(1);
+        let runs: Vec<(Option<State>, Score)> = (0..samples.runs())
             .into_par_iter()
             .map(|run| {
                 let mut state = match &known {
@@ -296,15 +317,17 @@ impl Network<'_> {
                     None => evaluator.start(samples.inputs(run, evaluator)?)?,
                 };
                 evaluator.advance(&mut state, step)?;
-                let mut rest = state.clone();
-                evaluator.advance(&mut rest, usize::MAX)?;
+                let kept = (state.byte_len() <= room).then(|| state.clone());
+                evaluator.advance(&mut state, usize::MAX)?;
                 let range = samples.range(run);
-                let outputs = evaluator.per_sample(evaluator.finish(&rest)?, range.len())?;
-                Ok((state, scorer.score(&outputs, range)?))
+                let outputs = evaluator.per_sample(evaluator.finish(&state)?, range.len())?;
+                Ok((kept, scorer.score(&outputs, range)?))
             })
             .collect::<Result<_>>()?;
-        let (states, scores): (Vec<State>, Vec<Score>) = runs.into_iter().unzip();
-        snapshots.keep(first, &states);
+        let (states, scores): (Vec<Option<State>>, Vec<Score>) = runs.into_iter().unzip();
+        if let Some(states) = states.into_iter().collect::<Option<Vec<State>>>() {
+            snapshots.keep(first, &states);
+        }
         Ok(gather(scores))
     }
 }

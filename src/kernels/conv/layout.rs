@@ -4,7 +4,7 @@
 use crate::error::OpError;
 
 use super::ConvShape;
-use crate::kernels::lanes::Part;
+use crate::kernels::lanes::{Lanes, Part};
 
 /// Extents along depth, height and width.
 pub type Spatial = [usize; 3];
@@ -215,6 +215,54 @@ impl Image {
             }
         }
         place
+    }
+}
+
+/// Copies a group's channels of a sample into their image.
+///
+/// # Safety
+/// The processor has the vector's instructions; `input` holds the group's channels of the image's
+/// extents; `to` has room for the image.
+#[inline(always)]
+pub(super) unsafe fn fill<V: Lanes>(shape: &ConvShape, image: &Image, input: &[f32], to: *mut f32) {
+    // SAFETY: as the caller vouches.
+    unsafe {
+        match shape.strides[2] {
+            1 => fill_strided::<V, 1>(shape, image, input, to),
+            2 => fill_strided::<V, 2>(shape, image, input, to),
+            _ => fill_strided::<V, 0>(shape, image, input, to),
+        }
+    }
+}
+
+/// [`fill`] for a stride along rows, 0 for any. Vectors reach past the end of a row's copy; the next
+/// row, which is copied later, overwrites that.
+#[inline(always)]
+unsafe fn fill_strided<V: Lanes, const STRIDE: usize>(
+    shape: &ConvShape,
+    image: &Image,
+    input: &[f32],
+    mut to: *mut f32,
+) {
+    let channel: usize = image.spatial.iter().product();
+    for c in 0..shape.group_in() {
+        let source = input.as_ptr().wrapping_add(c * channel);
+        // SAFETY: the image has room for its rows and one vector more; only elements of the row
+        // are read.
+        let len = image.rows(shape, |place, chunks, start| unsafe {
+            let to = to.add(place);
+            for (i, chunk) in chunks.iter().enumerate() {
+                let vector = match start {
+                    Some(start) => {
+                        let from = source.wrapping_add(start).wrapping_offset(chunk.source);
+                        V::load_part::<STRIDE>(from, chunk.part)
+                    }
+                    None => V::splat(0.0),
+                };
+                vector.store(to.add(i * V::COUNT));
+            }
+        });
+        to = to.wrapping_add(len);
     }
 }
 

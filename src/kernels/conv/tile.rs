@@ -5,6 +5,7 @@ use std::mem::MaybeUninit;
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{__m256, __m512};
 
+use super::layout::fill;
 use super::{Block, Clamp, Image, PackedConv, Vector};
 use crate::kernels::lanes::{Isa, Lanes, Part, Portable};
 
@@ -89,11 +90,7 @@ unsafe fn run_lanes<V: Lanes>(job: &Job<'_>, scratch: &mut Vec<f32>, out: &mut [
     // SAFETY: bases, taps and blocks were made for these buffers.
     unsafe {
         if !image.is_input {
-            match job.conv.shape.strides[2] {
-                1 => fill::<V, 1>(job, scratch.as_mut_ptr()),
-                2 => fill::<V, 2>(job, scratch.as_mut_ptr()),
-                _ => fill::<V, 0>(job, scratch.as_mut_ptr()),
-            }
+            fill::<V>(&job.conv.shape, image, job.input, scratch.as_mut_ptr());
             sums.data = scratch.as_ptr();
         }
         sums.blocks::<V>();
@@ -108,34 +105,6 @@ unsafe fn run_lanes<V: Lanes>(job: &Job<'_>, scratch: &mut Vec<f32>, out: &mut [
             let vectors = [Vector { base: 0, ..tail }];
             Sums { taps: &taps, data: scratch.as_ptr(), vectors: &vectors, ..sums }.blocks::<V>();
         }
-    }
-}
-
-/// Copies the input into its image. Vectors reach past the end of a row's copy; the next row, which
-/// is copied later, overwrites that. `STRIDE` is the stride along rows, 0 for any.
-#[inline(always)]
-unsafe fn fill<V: Lanes, const STRIDE: usize>(job: &Job<'_>, image: *mut f32) {
-    let shape = &job.conv.shape;
-    let channel: usize = job.image.spatial.iter().product();
-    let mut to = image;
-    for c in 0..shape.group_in() {
-        let source = job.input.as_ptr().wrapping_add(c * channel);
-        // SAFETY: the image has room for its rows and one vector more; only elements of the row
-        // are read.
-        let len = job.image.rows(shape, |place, chunks, start| unsafe {
-            let to = to.add(place);
-            for (i, chunk) in chunks.iter().enumerate() {
-                let vector = match start {
-                    Some(start) => {
-                        let from = source.wrapping_add(start).wrapping_offset(chunk.source);
-                        V::load_part::<STRIDE>(from, chunk.part)
-                    }
-                    None => V::splat(0.0),
-                };
-                vector.store(to.add(i * V::COUNT));
-            }
-        });
-        to = to.wrapping_add(len);
     }
 }
 

@@ -1,22 +1,19 @@
-mod gradients;
+mod plain_kernel;
 
 use super::*;
 
-/// Sums in f64, straight from the definition.
-fn naive(
+/// Calls `product` for every weight that meets an input: output channel, output position, tap, and
+/// index of the input.
+fn products(
     shape: &ConvShape,
-    weight: &[f32],
-    bias: &[f32],
-    input: &[f32],
     spatial: Spatial,
-) -> Vec<f32> {
+    mut product: impl FnMut(usize, usize, usize, usize),
+) {
     let out = shape.output(spatial).unwrap();
-    let mut result = Vec::new();
     for oc in 0..shape.out_channels {
         let group = oc / shape.group_out();
         for position in 0..out.iter().product() {
             let at = [position / (out[1] * out[2]), position / out[2] % out[1], position % out[2]];
-            let mut sum = f64::from(bias[oc]);
             for tap in 0..shape.taps() {
                 let area: usize = shape.kernel.iter().product();
                 let (c, k) = (tap / area, tap % area);
@@ -37,13 +34,29 @@ fn naive(
                     }
                 }
                 if inside {
-                    sum += f64::from(weight[oc * shape.taps() + tap]) * f64::from(input[index]);
+                    product(oc, position, tap, index);
                 }
             }
-            result.push(sum as f32);
         }
     }
-    result
+}
+
+/// Sums in f64, straight from the definition.
+fn naive(
+    shape: &ConvShape,
+    weight: &[f32],
+    bias: &[f32],
+    input: &[f32],
+    spatial: Spatial,
+) -> Vec<f32> {
+    let plane: usize = shape.output(spatial).unwrap().iter().product();
+    let mut sums: Vec<f64> =
+        (0..shape.out_channels * plane).map(|i| f64::from(bias[i / plane])).collect();
+    products(shape, spatial, |oc, position, tap, index| {
+        sums[oc * plane + position] +=
+            f64::from(weight[oc * shape.taps() + tap]) * f64::from(input[index]);
+    });
+    sums.into_iter().map(|v| v as f32).collect()
 }
 
 fn isas() -> Vec<Isa> {
@@ -148,4 +161,72 @@ fn refuses_a_kernel_larger_than_the_input() {
     };
     let conv = PackedConv::new(shape, &[1.0; 5], &[]);
     assert!(conv.run(&[0.0; 4], 1, [1, 1, 4], None, Clamp::NONE, &mut []).is_err());
+}
+
+fn close(got: &[f32], want: &[f64], what: &str) {
+    assert_eq!(got.len(), want.len());
+    let scale = want.iter().fold(1.0, |s: f64, v| s.max(v.abs()));
+    for (i, (&got, &want)) in got.iter().zip(want).enumerate() {
+        let error = (f64::from(got) - want).abs();
+        assert!(error <= 1e-5 * scale, "{what}: element {i} is {got}, should be {want}");
+    }
+}
+
+#[test]
+fn gradients_follow_the_definition() {
+    let mut state = 99u64;
+    let mut next = |n: u64| {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % n
+    };
+    for case in 0..150 {
+        let axes = 1 + case % 3;
+        let flat = |value: &mut dyn FnMut() -> usize, rest: usize| -> Spatial {
+            std::array::from_fn(|axis| if axis + axes >= 3 { value() } else { rest })
+        };
+        let groups = [1, 1, 2, 3][next(4) as usize];
+        let depthwise = next(5) == 0;
+        let (group_in, group_out) =
+            if depthwise { (1, 1) } else { (1 + next(5) as usize, 1 + next(9) as usize) };
+        let shape = ConvShape {
+            in_channels: groups * group_in,
+            out_channels: groups * group_out,
+            groups,
+            kernel: flat(&mut || 1 + next(3) as usize, 1),
+            strides: flat(&mut || 1 + next(3) as usize, 1),
+            dilations: flat(&mut || 1 + next(6) as usize / 5, 1),
+            pads_begin: flat(&mut || next(3) as usize, 0),
+            pads_end: flat(&mut || next(3) as usize, 0),
+        };
+        let most = if axes == 3 { 6 } else { 20 };
+        let spatial = flat(&mut || 5 + next(most) as usize, 1);
+        let samples = 1 + next(3) as usize;
+        let plane: usize = shape.output(spatial).unwrap().iter().product();
+        let in_len = shape.in_channels * spatial.iter().product::<usize>();
+        let out_len = shape.out_channels * plane;
+        let mut values =
+            |n: usize| -> Vec<f32> { (0..n).map(|_| next(2001) as f32 / 1000.0 - 1.0).collect() };
+        let weight = values(shape.out_channels * shape.taps());
+        let (x, dy) = (values(samples * in_len), values(samples * out_len));
+        let (mut dw, mut dx) = (vec![1.0f64; weight.len()], vec![0.0f64; x.len()]);
+        for sample in 0..samples {
+            products(&shape, spatial, |oc, position, tap, index| {
+                let slope = f64::from(dy[sample * out_len + oc * plane + position]);
+                let (w, i) = (oc * shape.taps() + tap, sample * in_len + index);
+                dw[w] += slope * f64::from(x[i]);
+                dx[i] += slope * f64::from(weight[w]);
+            });
+        }
+        for isa in isas() {
+            let what = format!("{isa:?} {shape:?} over {spatial:?}");
+            // Added to what is there.
+            let mut sums = vec![1.0; weight.len()];
+            let gradient = WeightGradient::for_isa(shape.clone(), isa);
+            gradient.add(&x, &dy, samples, spatial, &mut sums).unwrap();
+            close(&sums, &dw, &what);
+            let gradient = InputGradient::for_isa(shape.clone(), &weight, spatial, isa).unwrap();
+            close(&gradient.run(&dy, samples).unwrap(), &dx, &what);
+        }
+    }
 }

@@ -7,6 +7,10 @@ use ndarray::Array2;
 
 use crate::error::{Error, Result};
 
+mod covariance;
+
+pub use covariance::{Covariance, Solver};
+
 /// A matrix.
 pub type Matrix = Array2<f64>;
 

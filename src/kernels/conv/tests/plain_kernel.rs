@@ -1,5 +1,4 @@
 use super::naive;
-use crate::kernels::conv::gradient::{DataGradient, weight_gradient};
 use crate::kernels::conv::{ConvShape, Spatial, plain};
 
 struct Random(u64);
@@ -49,47 +48,6 @@ fn wide(values: &[f32]) -> Vec<f64> {
     values.iter().map(|&v| v.into()).collect()
 }
 
-fn close(given: &[f32], wanted: &[f64], what: &str, shape: &ConvShape) {
-    assert_eq!(given.len(), wanted.len());
-    for (i, (&g, &w)) in given.iter().zip(wanted).enumerate() {
-        let difference = (f64::from(g) - w).abs();
-        assert!(difference <= 2e-4 * (1.0 + w.abs()), "{what} {i}: {g}, not {w}: {shape:?}");
-    }
-}
-
-#[test]
-fn gradients_agree_with_the_definition_over_random_shapes() {
-    let mut random = Random(77);
-    let (mut checked, samples) = (0, 2);
-    for case in 0..600 {
-        let (shape, input) = random.shape(case);
-        let Ok(output) = shape.output(input) else { continue };
-        checked += 1;
-        let in_len = shape.in_channels * input.iter().product::<usize>();
-        let out_len = shape.out_channels * output.iter().product::<usize>();
-        let weight = random.values(shape.out_channels * shape.taps());
-        let x = random.values(samples * in_len);
-        let dy = random.values(samples * out_len);
-        let extents = [input, output];
-
-        let mut dx_wanted = vec![0.0; x.len()];
-        let mut dw_wanted = vec![0.0; weight.len()];
-        for sample in 0..samples {
-            let x = wide(&x[sample * in_len..(sample + 1) * in_len]);
-            let dy = wide(&dy[sample * out_len..(sample + 1) * out_len]);
-            let dx = &mut dx_wanted[sample * in_len..(sample + 1) * in_len];
-            plain::data_gradient(&shape, extents, &wide(&weight), &dy, dx);
-            plain::weight_gradient(&shape, extents, &x, &dy, &mut dw_wanted);
-        }
-        let dx = DataGradient::new(shape.clone(), &weight).run(&dy, samples, extents).unwrap();
-        close(&dx, &dx_wanted, "input", &shape);
-        let mut dw = vec![0.0; weight.len()];
-        weight_gradient(&shape, samples, extents, &x, &dy, &mut dw).unwrap();
-        close(&dw, &dw_wanted, "weight", &shape);
-    }
-    assert!(checked > 400, "{checked} shapes");
-}
-
 /// `<dy, conv(x, w)>` is linear in each of the three, so each gradient's product with its own
 /// operand is the same number, and the forward pass gives it too.
 #[test]
@@ -107,7 +65,10 @@ fn the_plain_kernel_is_the_definition_and_its_gradients_are_adjoint() {
         let (weight, x, dy) = (wide(&weight), wide(&x), wide(&dy));
         let mut y = vec![0.0; dy.len()];
         plain::forward(&shape, extents, &weight, &x, &mut y);
-        close(&wanted, &y, "output", &shape);
+        for (i, (&wanted, &y)) in wanted.iter().zip(&y).enumerate() {
+            let difference = (f64::from(wanted) - y).abs();
+            assert!(difference <= 1e-5 * (1.0 + y.abs()), "{i}: {y}, not {wanted}: {shape:?}");
+        }
 
         let (mut dx, mut dw) = (vec![0.0; x.len()], vec![0.0; weight.len()]);
         plain::data_gradient(&shape, extents, &weight, &dy, &mut dx);

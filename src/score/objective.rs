@@ -1,0 +1,309 @@
+//! What a network is trained towards: the scorer's loss as a weighted sum of terms, with its
+//! gradient.
+
+use super::classes::{self, ClassLayout};
+use super::{ClassScores, Scorer, Task, is_float, mismatch};
+use crate::error::Result;
+use crate::tensor::Tensor;
+
+/// Smallest probability that gradients are divided by.
+const LEAST_DIVISOR: f64 = 1e-30;
+
+/// Share of an output's mean energy that a sample's is taken for at least.
+const LEAST_ENERGY: f64 = 1e-6;
+
+/// Weights of the terms of a training loss; every term is a mean over samples.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Objective {
+    /// Cross entropy with the labels, a mean over classified positions.
+    pub labels: f64,
+    /// Divergence from the original's class probabilities at `temperature`, times its square so that
+    /// gradients keep their size (Hinton, Vinyals and Dean 2015, section 2.1).
+    pub distill: f64,
+    /// Temperature of the divergence.
+    pub temperature: f64,
+    /// Squared error of all float outputs, relative to the original's norm, a mean over outputs.
+    pub outputs: f64,
+    /// One minus the cosine between outputs and the original's, a mean over outputs.
+    pub cosine: f64,
+}
+
+/// A training loss and its gradient.
+#[derive(Clone, Debug)]
+pub struct Gradients {
+    /// The loss of every sample.
+    pub losses: Vec<f64>,
+    /// The gradient of the sum of the losses with respect to every output; `None` for outputs that
+    /// have no part in it.
+    pub outputs: Vec<Option<Tensor>>,
+}
+
+impl Scorer {
+    /// The objective that fits the scorer's loss: labels and the original's class scores together
+    /// where there are both, the original's outputs otherwise.
+    #[must_use]
+    pub fn objective(&self) -> Objective {
+        let none =
+            Objective { labels: 0.0, distill: 0.0, temperature: 1.0, outputs: 0.0, cosine: 0.0 };
+        match self.task {
+            Task::Classification => {
+                Objective { labels: 0.5, distill: 0.5, temperature: 2.0, ..none }
+            }
+            Task::Imitation => Objective { distill: 1.0, temperature: 2.0, ..none },
+            Task::Regression => Objective { outputs: 1.0, ..none },
+        }
+    }
+
+    /// The training loss of `outputs` and its gradient, for samples on which the original gives
+    /// `reference` and whose labels are `labels` (one per classified position; read only where the
+    /// objective weighs them).
+    ///
+    /// # Errors
+    /// When outputs differ from the reference in number or shape, labels are missing, or the
+    /// objective needs class scores and there are none.
+    pub fn gradients(
+        &self,
+        objective: &Objective,
+        outputs: &[Tensor],
+        reference: &[Tensor],
+        labels: &[i64],
+    ) -> Result<Gradients> {
+        let same = outputs.len() == reference.len()
+            && outputs.iter().zip(reference).all(|(a, b)| a.shape() == b.shape());
+        if !same {
+            return Err(mismatch("the outputs are not of the original's shapes".to_owned()));
+        }
+        let samples = outputs.iter().find_map(|t| t.shape().first().copied()).unwrap_or(0);
+        let mut result =
+            Gradients { losses: vec![0.0; samples], outputs: vec![None; outputs.len()] };
+        let mut sums: Vec<Option<Vec<f64>>> = vec![None; outputs.len()];
+        if objective.labels != 0.0 || objective.distill != 0.0 {
+            let scores = self.scores.ok_or_else(|| {
+                mismatch("labels and distillation need an output of class scores".to_owned())
+            })?;
+            let (given, original) = (&outputs[scores.output], &reference[scores.output]);
+            sums[scores.output] =
+                Some(classify(objective, scores, given, original, labels, &mut result.losses)?);
+        }
+        if objective.outputs != 0.0 || objective.cosine != 0.0 {
+            let compared: Vec<usize> = (0..outputs.len())
+                .filter(|&i| self.energies[i].is_some() && is_float(outputs[i].data_type()))
+                .collect();
+            let share = 1.0 / compared.len().max(1) as f64;
+            for i in compared {
+                let sum = sums[i].get_or_insert_with(|| vec![0.0; outputs[i].len()]);
+                let energy = self.energies[i].unwrap_or(0.0);
+                let pair = (&outputs[i], &reference[i]);
+                imitate(objective, pair, energy, share, sum, &mut result.losses);
+            }
+        }
+        for ((gradient, sum), output) in result.outputs.iter_mut().zip(sums).zip(outputs) {
+            let Some(sum) = sum else { continue };
+            let elements: Vec<f32> = sum.into_iter().map(|v| v as f32).collect();
+            *gradient = Some(
+                Tensor::from_vec(output.shape(), elements)
+                    .map_err(|source| mismatch(format!("a gradient can't be formed: {source}")))?,
+            );
+        }
+        Ok(result)
+    }
+}
+
+/// Adds the terms on class scores to `losses`; returns the gradient.
+fn classify(
+    objective: &Objective,
+    scores: ClassScores,
+    given: &Tensor,
+    original: &Tensor,
+    labels: &[i64],
+    losses: &mut [f64],
+) -> Result<Vec<f64>> {
+    let ClassScores { layout, probabilities, .. } = scores;
+    let positions = layout.positions();
+    let per_sample = positions * layout.classes;
+    let (values, originals) = (given.to_f64_vec(), original.to_f64_vec());
+    let mut gradient = vec![0.0; values.len()];
+    if objective.labels != 0.0 && labels.len() != losses.len() * positions {
+        return Err(mismatch(format!(
+            "{} labels for {} samples of {positions} positions",
+            labels.len(),
+            losses.len()
+        )));
+    }
+    let (mut row, mut soft, mut target) = (Vec::new(), Vec::new(), Vec::new());
+    let share = 1.0 / positions as f64;
+    for (sample, loss) in losses.iter_mut().enumerate() {
+        let range = sample * per_sample..(sample + 1) * per_sample;
+        let (given, original) = (&values[range.clone()], &originals[range.clone()]);
+        let out = &mut gradient[range];
+        for position in 0..positions {
+            layout.gather(given, position, &mut row);
+            let divisors: Vec<f64> = row.iter().map(|p| p.max(LEAST_DIVISOR)).collect();
+            classes::to_log_probabilities(&mut row, probabilities);
+            let mut slope = vec![0.0; layout.classes];
+            if objective.labels != 0.0 {
+                let label = labels[sample * positions + position];
+                let class = usize::try_from(label).ok().filter(|&c| c < layout.classes);
+                let class = class.ok_or_else(|| mismatch(format!("no class has label {label}")))?;
+                *loss -= objective.labels * share * row[class];
+                for (c, (slope, log_p)) in slope.iter_mut().zip(&row).enumerate() {
+                    let one = if c == class { 1.0 } else { 0.0 };
+                    *slope += objective.labels * (log_p.exp() - one);
+                }
+            }
+            if objective.distill != 0.0 {
+                let t = objective.temperature;
+                layout.gather(original, position, &mut target);
+                classes::to_log_probabilities(&mut target, probabilities);
+                let tempered = |row: &[f64], out: &mut Vec<f64>| {
+                    out.clear();
+                    out.extend(row.iter().map(|v| v / t));
+                    classes::to_log_probabilities(out, false);
+                };
+                tempered(&row, &mut soft);
+                let own = std::mem::take(&mut target);
+                tempered(&own, &mut target);
+                let divergence = classes::divergence(target.iter().copied(), &soft);
+                *loss += objective.distill * t * t * share * divergence;
+                for (slope, (q, p)) in slope.iter_mut().zip(soft.iter().zip(&target)) {
+                    *slope += objective.distill * t * (q.exp() - p.exp());
+                }
+            }
+            if probabilities {
+                slope.iter_mut().zip(&divisors).for_each(|(s, p)| *s /= p);
+            }
+            scatter(layout, out, position, &slope, share);
+        }
+    }
+    Ok(gradient)
+}
+
+fn scatter(layout: ClassLayout, out: &mut [f64], position: usize, row: &[f64], share: f64) {
+    for (index, value) in layout.indices(position).zip(row) {
+        out[index] += share * value;
+    }
+}
+
+/// Adds the terms that compare an output as a vector.
+fn imitate(
+    objective: &Objective,
+    (given, original): (&Tensor, &Tensor),
+    energy: f64,
+    share: f64,
+    gradient: &mut [f64],
+    losses: &mut [f64],
+) {
+    let (values, originals) = (given.to_f64_vec(), original.to_f64_vec());
+    let length = (values.len() / losses.len().max(1)).max(1);
+    let samples = values.chunks_exact(length).zip(originals.chunks_exact(length));
+    for ((loss, out), (a, b)) in
+        losses.iter_mut().zip(gradient.chunks_exact_mut(length)).zip(samples)
+    {
+        let dot = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f64>();
+        let norm = dot(b, b).max(LEAST_ENERGY * energy).max(f64::MIN_POSITIVE);
+        if objective.outputs != 0.0 {
+            let weight = share * objective.outputs / norm;
+            for ((out, a), b) in out.iter_mut().zip(a).zip(b) {
+                *loss += weight * (a - b) * (a - b);
+                *out += 2.0 * weight * (a - b);
+            }
+        }
+        if objective.cosine != 0.0 {
+            let own = dot(a, a).max(f64::MIN_POSITIVE);
+            let cosine = dot(a, b) / (own.sqrt() * norm.sqrt());
+            let weight = share * objective.cosine;
+            *loss += weight * (1.0 - cosine);
+            for ((out, a), b) in out.iter_mut().zip(a).zip(b) {
+                *out -= weight * (b / (own.sqrt() * norm.sqrt()) - cosine * a / own);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tensor(shape: &[usize], seed: u64, map: impl Fn(f64) -> f64) -> Tensor {
+        let mut state = seed;
+        let elements = (0..shape.iter().product())
+            .map(|_| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                map((state >> 33) as f64 / 2f64.powi(30) - 1.0) as f32
+            })
+            .collect();
+        Tensor::from_vec::<f32>(shape, elements).unwrap()
+    }
+
+    /// The gradient along every element against central differences of the loss.
+    fn check(scorer: &Scorer, objective: Objective, outputs: &[Tensor], labels: &[i64]) {
+        let reference = scorer.reference().to_vec();
+        let exact = scorer.gradients(&objective, outputs, &reference, labels).unwrap();
+        for (i, output) in outputs.iter().enumerate() {
+            let values = output.to_f64_vec();
+            for k in 0..values.len() {
+                let loss = |step: f64| -> (f64, f64) {
+                    let mut moved: Vec<f32> = values.iter().map(|&v| v as f32).collect();
+                    moved[k] = (values[k] + step) as f32;
+                    let at = f64::from(moved[k]);
+                    let mut outputs = outputs.to_vec();
+                    outputs[i] = Tensor::from_vec(output.shape(), moved).unwrap();
+                    let result = scorer.gradients(&objective, &outputs, &reference, labels);
+                    (at, result.unwrap().losses.iter().sum())
+                };
+                let ((a, high), (b, low)) = (loss(1e-3), loss(-1e-3));
+                let numeric = (high - low) / (a - b);
+                let given = exact.outputs[i].as_ref().map_or(0.0, |g| g.to_f64_vec()[k]);
+                assert!(
+                    (given - numeric).abs() < 1e-4 * (1.0 + numeric.abs()),
+                    "{given} {numeric}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn gradients_are_slopes_of_the_loss() {
+        let mixed =
+            Objective { labels: 0.7, distill: 0.4, temperature: 3.0, outputs: 0.0, cosine: 0.0 };
+        let logits = tensor(&[3, 5], 1, |v| 2.0 * v);
+        let labels = vec![0, 4, 2];
+        let scorer = Scorer::new(vec![logits], Some(labels.clone()), None, None).unwrap();
+        check(&scorer, mixed, &[tensor(&[3, 5], 2, |v| 2.0 * v)], &labels);
+        let maps = tensor(&[2, 4, 3, 2], 3, |v| v);
+        let labels: Vec<i64> = (0..12).map(|i| i % 4).collect();
+        let scorer = Scorer::new(vec![maps], Some(labels.clone()), None, None).unwrap();
+        check(&scorer, mixed, &[tensor(&[2, 4, 3, 2], 4, |v| v)], &labels);
+        let vectors = vec![tensor(&[3, 4], 5, |v| v), tensor(&[3, 2, 2], 6, |v| v)];
+        let scorer = Scorer::new(vectors, None, None, None).unwrap();
+        let vector = Objective { labels: 0.0, distill: 0.0, outputs: 0.6, cosine: 0.3, ..mixed };
+        let given = [tensor(&[3, 4], 7, |v| v), tensor(&[3, 2, 2], 8, |v| v)];
+        check(&scorer, vector, &given, &[]);
+    }
+
+    #[test]
+    fn probabilities_have_the_slope_of_their_logarithms() {
+        let normal = |t: Tensor| {
+            let rows: Vec<f64> = t.to_f64_vec();
+            let rows = rows.chunks(4).flat_map(|row| {
+                let sum: f64 = row.iter().sum();
+                row.iter().map(move |v| (v / sum) as f32).collect::<Vec<_>>()
+            });
+            Tensor::from_vec(&[3, 4], rows.collect()).unwrap()
+        };
+        let reference = normal(tensor(&[3, 4], 9, |v| v + 1.2));
+        let labels = vec![1, 3, 0];
+        let scorer = Scorer::new(vec![reference], Some(labels.clone()), None, None).unwrap();
+        let given = normal(tensor(&[3, 4], 10, |v| v + 1.2));
+        let objective = Objective { labels: 1.0, ..scorer.objective() };
+        let objective = Objective { distill: 0.0, ..objective };
+        let result = scorer.gradients(&objective, &[given.clone()], scorer.reference(), &labels);
+        let result = result.unwrap();
+        let (p, slopes) = (given.to_f64_vec(), result.outputs[0].as_ref().unwrap().to_f64_vec());
+        for (sample, &label) in labels.iter().enumerate() {
+            let at = sample * 4 + label as usize;
+            assert!((result.losses[sample] + p[at].ln()).abs() < 1e-6);
+            assert!((slopes[at] - (p[at] - 1.0) / p[at]).abs() < 1e-4);
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! The samples that a search runs networks on.
+
+use crate::dataset::Dataset;
+use crate::error::Result;
+use crate::eval::{Evaluator, part};
+use crate::tensor::Tensor;
+
+/// Samples in runs of a size the evaluator likes.
+#[derive(Clone, Debug)]
+pub struct Samples {
+    data: Dataset,
+    indices: Vec<usize>,
+    size: usize,
+    /// The runs' inputs, where all of them fit into memory.
+    kept: Option<Vec<Vec<Tensor>>>,
+}
+
+/// Inputs of all runs are kept in memory up to this many bytes.
+const KEPT_BYTES: usize = 256 << 20;
+
+impl Samples {
+    /// The given samples of `data` for `evaluator`.
+    ///
+    /// # Errors
+    /// When the data can't be read.
+    pub fn new(data: &Dataset, indices: Vec<usize>, evaluator: &Evaluator) -> Result<Self> {
+        let first = data.batch(indices.get(..1).unwrap_or(&[]))?;
+        let size = evaluator.batch_size(&first);
+        let bytes = first.iter().map(Tensor::byte_len).sum::<usize>() * indices.len();
+        let mut samples = Self { data: data.clone(), indices, size, kept: None };
+        if bytes <= KEPT_BYTES {
+            let runs = (0..samples.runs()).map(|run| samples.load(run)).collect::<Result<_>>()?;
+            samples.kept = Some(runs);
+        }
+        Ok(samples)
+    }
+
+    /// Number of samples.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.indices.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.indices.is_empty()
+    }
+
+    /// Number of runs.
+    #[must_use]
+    pub fn runs(&self) -> usize {
+        self.indices.len().div_ceil(self.size)
+    }
+
+    /// The samples of a run.
+    #[must_use]
+    pub fn range(&self, run: usize) -> std::ops::Range<usize> {
+        run * self.size..((run + 1) * self.size).min(self.indices.len())
+    }
+
+    /// The labels, where there are any.
+    ///
+    /// # Errors
+    /// When the data can't be read.
+    pub fn labels(&self) -> Result<Option<Vec<i64>>> {
+        self.data.labels(&self.indices)
+    }
+
+    fn load(&self, run: usize) -> Result<Vec<Tensor>> {
+        self.data.batch(&self.indices[self.range(run)])
+    }
+
+    /// The inputs of a run, in the batch size that `evaluator` demands.
+    ///
+    /// # Errors
+    /// When the data can't be read.
+    pub fn inputs(&self, run: usize, evaluator: &Evaluator) -> Result<Vec<Tensor>> {
+        let inputs = match &self.kept {
+            Some(kept) => kept[run].clone(),
+            None => self.load(run)?,
+        };
+        let count = self.range(run).len();
+        Ok(inputs.iter().map(|t| part(t, &(0..count), evaluator.batches().fixed)).collect())
+    }
+}

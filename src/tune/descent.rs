@@ -1,0 +1,327 @@
+//! The training loop.
+
+use std::time::{Duration, Instant};
+
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
+
+use super::{Method, Optimizer, Parameter, Schedule, clip};
+use crate::error::{Error, Result};
+use crate::progress::Progress;
+
+/// Parts of a batch whose gradients are summed apart and then added in order, so that sums don't
+/// depend on the number of threads.
+const LANES: usize = 8;
+
+/// Times that a training goes back to its best state and on at half the rate before it gives up.
+const RETRIES: usize = 4;
+
+/// How a training is done.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Recipe {
+    /// Passes over the samples.
+    pub epochs: f64,
+    /// Samples per step.
+    pub batch: usize,
+    /// The rate over the training.
+    pub schedule: Schedule,
+    /// How gradients become steps.
+    pub method: Method,
+    /// Weight decay per unit of rate.
+    pub decay: f64,
+    /// The largest norm of a step's gradient, a mean over samples.
+    pub clip: f64,
+    /// How many times the state is scored.
+    pub checks: usize,
+    /// Checks without a better score after which training ends.
+    pub patience: usize,
+    /// Time after which training ends; the schedule is bent to end then. Runs that hit it are no
+    /// longer repeatable.
+    pub time: Option<Duration>,
+    /// Seed of the order of samples and of what is done to them.
+    pub seed: u64,
+}
+
+/// The loss summed over samples, and its gradient with respect to every parameter.
+pub type Slopes = (f64, Vec<Vec<f32>>);
+
+/// What a training descends.
+pub struct Descent<'a> {
+    /// Loss and gradient of the parameters on some of the samples; the seed decides what is done to
+    /// them.
+    pub slopes: &'a (dyn Fn(&[Parameter], &[usize], u64) -> Result<Slopes> + Sync),
+    /// Called once for every step: adds to the gradient of the mean loss what doesn't depend on
+    /// samples, and returns that term of the loss.
+    pub regularize: &'a mut (dyn FnMut(&[Parameter], &mut [Vec<f32>]) -> Result<f64> + Send),
+    /// The score of a state on samples that are not trained on; lower is better.
+    pub score: &'a mut (dyn FnMut(&[Parameter]) -> Result<f64> + Send),
+}
+
+/// What a training did.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct History {
+    /// Steps made.
+    pub steps: usize,
+    /// Samples trained on, repetitions included.
+    pub samples: usize,
+    /// Mean training loss between checks.
+    pub losses: Vec<f64>,
+    /// Scores, the first one before any step.
+    pub scores: Vec<f64>,
+    /// The best of them: that of the state which is kept.
+    pub best: f64,
+    /// Times that training went back after numbers that were not finite.
+    pub setbacks: usize,
+}
+
+/// Trains `parameters` on `samples` and leaves them in the best state that was scored.
+///
+/// The same parameters, samples and recipe give the same bits on any number of threads, unless
+/// time ends the training.
+///
+/// # Errors
+/// When a function of `descent` fails, the run is interrupted, or numbers stay infinite at lower
+/// rates.
+pub fn descend(
+    parameters: &mut Vec<Parameter>,
+    samples: &[usize],
+    recipe: &Recipe,
+    descent: &mut Descent<'_>,
+    progress: &dyn Progress,
+) -> Result<History> {
+    let begin = Instant::now();
+    let batch = recipe.batch.clamp(1, samples.len().max(1));
+    let total = ((recipe.epochs * samples.len() as f64) / batch as f64).round() as usize;
+    let interval = total.div_ceil(recipe.checks.max(1)).max(1);
+    let first = (descent.score)(parameters)?;
+    let mut history = History { scores: vec![first], best: first, ..History::default() };
+    if samples.is_empty() || total == 0 {
+        return Ok(history);
+    }
+    let mut best = parameters.clone();
+    let mut optimizer = Optimizer::new(recipe.method);
+    let mut order = Order::new(samples, recipe.seed);
+    let (mut share, mut sum, mut since, mut idle) = (1.0, 0.0, 0usize, 0usize);
+    let mut next_check = interval;
+    let mut step = 0;
+    loop {
+        if progress.interrupted() {
+            return Err(Error::Interrupted);
+        }
+        let spent = recipe.time.map_or(0.0, |t| begin.elapsed().as_secs_f64() / t.as_secs_f64());
+        let done = (step as f64 / total as f64).max(spent);
+        let finite = if done >= 1.0 {
+            None
+        } else {
+            let picked = order.next(batch);
+            let seed = recipe.seed ^ (step as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let (loss, mut gradients) = summed(descent.slopes, parameters, &picked, seed)?;
+            let scale = 1.0 / picked.len() as f32;
+            gradients.iter_mut().flatten().for_each(|v| *v *= scale);
+            let extra = (descent.regularize)(parameters, &mut gradients)?;
+            let loss = loss / picked.len() as f64 + extra;
+            let norm = clip(&mut gradients, recipe.clip);
+            step += 1;
+            history.samples += picked.len();
+            let finite = loss.is_finite() && norm.is_finite();
+            if finite {
+                let rate = share * recipe.schedule.rate(done);
+                optimizer.step(parameters, &gradients, rate, recipe.decay);
+                sum += loss;
+                since += 1;
+            }
+            Some(finite)
+        };
+        let ended = finite.is_none();
+        let mut failed = finite == Some(false);
+        if (step >= next_check || ended) && since > 0 && !failed {
+            next_check = step + interval;
+            let score = (descent.score)(parameters)?;
+            history.losses.push(sum / since as f64);
+            history.scores.push(score);
+            progress
+                .step(step as u64, &format!("loss {:.4}, score {score:.4}", sum / since as f64));
+            log::info!(target: "tune", "step {step} of {total}: loss {:.4}, score {score:.5}",
+                sum / since as f64);
+            (sum, since) = (0.0, 0);
+            failed = !score.is_finite();
+            if score < history.best {
+                history.best = score;
+                best.clone_from(parameters);
+                idle = 0;
+            } else {
+                idle += 1;
+            }
+        } else if step % 8 == 0 {
+            progress.step(step as u64, &format!("rate {:.1e}", recipe.schedule.rate(done)));
+        }
+        if failed {
+            history.setbacks += 1;
+            if history.setbacks > RETRIES {
+                return Err(Error::Training {
+                    reason: "losses stay infinite even at lower rates".to_owned(),
+                });
+            }
+            progress.warn("the loss is not finite: back to the best state, at half the rate");
+            parameters.clone_from(&best);
+            optimizer = Optimizer::new(recipe.method);
+            share *= 0.5;
+            (sum, since) = (0.0, 0);
+        }
+        if ended || idle >= recipe.patience.max(1) {
+            break;
+        }
+    }
+    history.steps = step;
+    *parameters = best;
+    Ok(history)
+}
+
+/// Sums over the lanes of a batch, in order.
+fn summed(
+    slopes: &(dyn Fn(&[Parameter], &[usize], u64) -> Result<Slopes> + Sync),
+    parameters: &[Parameter],
+    picked: &[usize],
+    seed: u64,
+) -> Result<Slopes> {
+    let lanes: Vec<&[usize]> = picked.chunks(picked.len().div_ceil(LANES)).collect();
+    let parts: Vec<Slopes> = lanes
+        .par_iter()
+        .enumerate()
+        .map(|(lane, samples)| slopes(parameters, samples, seed.wrapping_add((lane as u64) << 48)))
+        .collect::<Result<_>>()?;
+    let mut parts = parts.into_iter();
+    let (mut loss, mut total) = parts.next().unwrap_or_default();
+    for (more, gradients) in parts {
+        loss += more;
+        for (total, gradient) in total.iter_mut().zip(&gradients) {
+            total.iter_mut().zip(gradient).for_each(|(t, g)| *t += g);
+        }
+    }
+    Ok((loss, total))
+}
+
+/// Samples in an endless order: every pass is a new shuffle.
+struct Order {
+    pass: Vec<usize>,
+    at: usize,
+    random: ChaCha8Rng,
+}
+
+impl Order {
+    fn new(samples: &[usize], seed: u64) -> Self {
+        Self { pass: samples.to_vec(), at: samples.len(), random: ChaCha8Rng::seed_from_u64(seed) }
+    }
+
+    fn next(&mut self, count: usize) -> Vec<usize> {
+        if self.at + count > self.pass.len() {
+            self.pass.shuffle(&mut self.random);
+            self.at = 0;
+        }
+        self.at += count;
+        self.pass[self.at - count..self.at].to_vec()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::progress::Silent;
+
+    const RECIPE: Recipe = Recipe {
+        epochs: 30.0,
+        batch: 16,
+        schedule: Schedule { peak: 0.05, warm_up: 0.05, end: 0.01 },
+        method: Method::ADAM,
+        decay: 0.0,
+        clip: 10.0,
+        checks: 10,
+        patience: 10,
+        time: None,
+        seed: 3,
+    };
+
+    fn weights() -> Vec<Parameter> {
+        vec![Parameter { name: "w".into(), shape: vec![2], values: vec![0.0; 2], decays: true }]
+    }
+
+    /// y = 2 a - b for points (a, b) made of a sample's number.
+    fn point(sample: usize) -> ([f32; 2], f32) {
+        let x = [(sample % 7) as f32 / 7.0 - 0.5, (sample % 11) as f32 / 11.0 - 0.5];
+        (x, 2.0 * x[0] - x[1])
+    }
+
+    fn slopes(parameters: &[Parameter], samples: &[usize], _: u64) -> Result<Slopes> {
+        let w = &parameters[0].values;
+        let (mut loss, mut gradient) = (0.0, vec![0.0f32; 2]);
+        for &sample in samples {
+            let (x, y) = point(sample);
+            let error = w[0] * x[0] + w[1] * x[1] - y;
+            loss += f64::from(error * error);
+            gradient.iter_mut().zip(x).for_each(|(g, x)| *g += 2.0 * error * x);
+        }
+        Ok((loss, vec![gradient]))
+    }
+
+    fn run(recipe: &Recipe, threads: usize) -> (Vec<Parameter>, History) {
+        let samples: Vec<usize> = (0..200).collect();
+        let mut score = |p: &[Parameter]| Ok(slopes(p, &samples, 0)?.0);
+        let mut descent =
+            Descent { slopes: &slopes, regularize: &mut |_, _| Ok(0.0), score: &mut score };
+        let mut parameters = weights();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let history = pool
+            .install(|| descend(&mut parameters, &samples, recipe, &mut descent, &Silent).unwrap());
+        (parameters, history)
+    }
+
+    #[test]
+    fn finds_the_weights_that_made_the_targets() {
+        let (parameters, history) = run(&RECIPE, 1);
+        assert!((parameters[0].values[0] - 2.0).abs() < 1e-2, "{parameters:?}");
+        assert!((parameters[0].values[1] + 1.0).abs() < 1e-2, "{parameters:?}");
+        assert_eq!(history.scores.len(), 1 + history.losses.len());
+        assert!(history.best <= history.scores[1] && history.scores[0] > history.best);
+    }
+
+    #[test]
+    fn threads_do_not_change_a_bit() {
+        assert_eq!(run(&RECIPE, 1), run(&RECIPE, 3));
+    }
+
+    #[test]
+    fn a_rate_that_explodes_is_lowered_and_the_best_state_kept() {
+        let schedule = Schedule { peak: 1e25, warm_up: 0.0, end: 1.0 };
+        let recipe =
+            Recipe { method: Method::Sgd { momentum: 0.9 }, schedule, clip: 1e30, ..RECIPE };
+        let samples: Vec<usize> = (0..200).collect();
+        let mut score = |p: &[Parameter]| Ok(slopes(p, &samples, 0)?.0);
+        let first = score(&weights()).unwrap();
+        let mut descent =
+            Descent { slopes: &slopes, regularize: &mut |_, _| Ok(0.0), score: &mut score };
+        let mut parameters = weights();
+        match descend(&mut parameters, &samples, &recipe, &mut descent, &Silent) {
+            Err(Error::Training { .. }) => {}
+            Ok(history) => assert!(history.best <= first),
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    #[test]
+    fn the_regularizer_has_a_part_in_every_step() {
+        let samples: Vec<usize> = (0..64).collect();
+        let flat = |_: &[Parameter], _: &[usize], _: u64| Ok((0.0, vec![vec![0.0f32; 2]]));
+        let mut pull = |p: &[Parameter], g: &mut [Vec<f32>]| {
+            g[0].iter_mut().zip(&p[0].values).for_each(|(g, w)| *g += w - 1.0);
+            Ok(1.0)
+        };
+        let mut score = |p: &[Parameter]| Ok(f64::from((p[0].values[0] - 1.0).abs()));
+        let mut descent = Descent { slopes: &flat, regularize: &mut pull, score: &mut score };
+        let mut parameters = weights();
+        let history = descend(&mut parameters, &samples, &RECIPE, &mut descent, &Silent).unwrap();
+        assert!((parameters[0].values[1] - 1.0).abs() < 0.1, "{parameters:?}");
+        assert!(history.losses.iter().all(|l| (l - 1.0).abs() < 1e-12));
+    }
+}

@@ -1,0 +1,30 @@
+//! Training: into a form that loses little when it is truncated, and of the factors afterwards.
+//!
+//! [`descend`] is the loop: seeded batches, gradients summed over samples in a fixed order, a
+//! schedule, an optimizer, the best state kept. What it descends is given as functions of the
+//! parameters, so each step can be driven and tested by itself.
+
+mod augment;
+mod descent;
+mod optimizer;
+mod schedule;
+mod stable_rank;
+
+pub use augment::Augmentation;
+pub use descent::{Descent, History, Recipe, Slopes, descend};
+pub use optimizer::{Method, Optimizer, clip};
+pub use schedule::Schedule;
+pub use stable_rank::{StableRank, Value};
+
+/// A tensor that is trained.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parameter {
+    /// Its name in the graph.
+    pub name: String,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// Its elements, row-major.
+    pub values: Vec<f32>,
+    /// Whether weight decay shrinks it.
+    pub decays: bool,
+}
