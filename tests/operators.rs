@@ -3,57 +3,23 @@
 
 #![allow(clippy::unwrap_used, reason = "a test or an example may panic")]
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::Read;
-use std::path::Path;
+mod cases;
 
+use std::collections::BTreeSet;
+
+use cases::{Case, cases};
 use onnx_bsr::error::OpError;
-use onnx_bsr::onnx::{ModelProto, NodeAttributes, NodeProto, TensorProto};
+use onnx_bsr::onnx::{NodeAttributes, NodeProto};
 use onnx_bsr::ops::{self, Decoding, Foreign, Operator};
 use onnx_bsr::tensor::Tensor;
-use prost::Message;
 
-/// A one-node model, its inputs and what must come out.
-struct Case {
-    name: String,
-    model: ModelProto,
-    inputs: Vec<Tensor>,
-    outputs: Vec<Tensor>,
+trait Check {
+    fn run(&self) -> Option<Result<Vec<Tensor>, OpError>>;
+    fn foreign(&self) -> Foreign;
+    fn difference(&self, given: &[Tensor]) -> Option<String>;
 }
 
-impl Case {
-    fn node(&self) -> &NodeProto {
-        &self.model.graph.as_ref().unwrap().node[0]
-    }
-
-    fn opset(&self) -> i64 {
-        let default = self.model.opset_import.iter().find(|o| o.domain().is_empty());
-        default.unwrap().version()
-    }
-
-    /// The value of each input of the node that is an initializer.
-    fn constants(&self) -> Vec<Option<Tensor>> {
-        let stored = &self.model.graph.as_ref().unwrap().initializer;
-        let find = |name: &String| stored.iter().find(|t| t.name() == name);
-        let value = |name| find(name).map(|t| t.to_tensor().unwrap());
-        self.node().input.iter().map(value).collect()
-    }
-
-    /// The inputs of the node, constant or not.
-    fn values(&self) -> Vec<Option<Tensor>> {
-        let graph = self.model.graph.as_ref().unwrap();
-        let fed: BTreeMap<&str, &Tensor> =
-            graph.input.iter().map(|i| i.name()).zip(&self.inputs).collect();
-        let mut values = self.constants();
-        for (value, name) in values.iter_mut().zip(&self.node().input) {
-            if let Some(tensor) = fed.get(name.as_str()) {
-                *value = Some((*tensor).clone());
-            }
-        }
-        values
-    }
-
+impl Check for Case {
     /// What the table makes of the case; `None` where it lacks the operator.
     fn run(&self) -> Option<Result<Vec<Tensor>, OpError>> {
         let constants = self.constants();
@@ -97,35 +63,6 @@ fn difference(given: &Tensor, wanted: &Tensor) -> Option<String> {
     let (given, wanted) = (given.to_f64_vec(), wanted.to_f64_vec());
     let at = given.iter().zip(&wanted).position(|(&x, &y)| !close(x, y))?;
     Some(format!("element {at} is {}, not {}", given[at], wanted[at]))
-}
-
-fn cases() -> Vec<Case> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/operator_cases.tar.gz");
-    let packed = flate2::read::GzDecoder::new(File::open(path).unwrap());
-    let mut folders: BTreeMap<String, BTreeMap<String, Vec<u8>>> = BTreeMap::new();
-    for entry in tar::Archive::new(packed).entries().unwrap() {
-        let mut entry = entry.unwrap();
-        let path = entry.path().unwrap().to_str().unwrap().to_owned();
-        let (folder, file) = path.rsplit_once('/').unwrap();
-        let mut bytes = Vec::new();
-        entry.read_to_end(&mut bytes).unwrap();
-        folders.entry(folder.to_owned()).or_default().insert(file.to_owned(), bytes);
-    }
-    let tensors = |files: &BTreeMap<String, Vec<u8>>, kind: &str| {
-        let names = (0..).map(|i| format!("{kind}_{i}.pb"));
-        let stored = names.map_while(|name| files.get(&name));
-        let decode = |bytes: &Vec<u8>| TensorProto::decode(bytes.as_slice()).unwrap();
-        stored.map(|bytes| decode(bytes).to_tensor().unwrap()).collect::<Vec<_>>()
-    };
-    folders
-        .into_iter()
-        .map(|(name, files)| Case {
-            name,
-            model: ModelProto::decode(files["model.onnx"].as_slice()).unwrap(),
-            inputs: tensors(&files, "input"),
-            outputs: tensors(&files, "output"),
-        })
-        .collect()
 }
 
 /// Uses of an operator that are left to another runtime: parts of the reason given.

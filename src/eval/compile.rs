@@ -39,6 +39,16 @@ impl Evaluator {
     /// # Errors
     /// As [`Evaluator::new`], and when an observed value doesn't exist.
     pub fn observing(model: &Model, observed: &[&str]) -> Result<Self> {
+        Self::compile(model, observed, None)
+    }
+
+    /// [`Evaluator::observing`], or with `trained` constants its training form: they are values
+    /// like inputs, and nothing is fused.
+    pub(super) fn compile(
+        model: &Model,
+        observed: &[&str],
+        trained: Option<&[&str]>,
+    ) -> Result<Self> {
         let graph = model.graph();
         let inputs = graph::inputs(model)?;
         let mut names: HashMap<String, ValueId> = HashMap::new();
@@ -46,11 +56,14 @@ impl Evaluator {
             let next = names.len();
             *names.entry(name.to_owned()).or_insert(next)
         };
-        let stored = graph::constants(model);
+        let mut stored = graph::constants(model);
+        let parameters: HashSet<&str> = trained.unwrap_or_default().iter().copied().collect();
+        stored.retain(|name, _| !parameters.contains(name.as_str()));
         let mut known: HashMap<String, Tensor> = HashMap::new();
         let mut steps: Vec<Step> = Vec::new();
         for (index, node) in graph.node.iter().enumerate() {
-            if node.output.iter().any(|o| stored.contains_key(o)) {
+            let held = |o: &String| stored.contains_key(o) || parameters.contains(o.as_str());
+            if node.output.iter().any(held) {
                 continue;
             }
             let captured: Vec<String> = captured(node).into_iter().map(str::to_owned).collect();
@@ -114,7 +127,9 @@ impl Evaluator {
             }
         }
         drop_dead(&mut steps, &kept);
-        fuse::fuse(&mut steps, &kept, &known_ids(&known, &names), &graph.node);
+        if trained.is_none() {
+            fuse::fuse(&mut steps, &kept, &known_ids(&known, &names), &graph.node);
+        }
 
         let constants = known_ids(&known, &names);
         let mut last_use = vec![0; names.len()];

@@ -10,6 +10,7 @@ mod chain;
 mod compile;
 mod fuse;
 pub mod moments;
+mod tape;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use crate::tensor::Tensor;
 
 pub use batches::{Batches, InputSpec, join, part, per_sample};
 pub use chain::Chain;
+pub use tape::{Obstacle, Recorder, Tape};
 
 /// Index of a value among an evaluator's values.
 pub type ValueId = usize;
@@ -150,43 +152,55 @@ impl Evaluator {
     pub fn advance(&self, state: &mut State, until: usize) -> Result<()> {
         while state.next < until.min(self.steps.len()) {
             let index = state.next;
-            let step = &self.steps[index];
-            let mut inputs: Vec<Option<Tensor>> = step
-                .inputs
-                .iter()
-                .map(|id| id.and_then(|id| self.take(state, id, index)))
-                .collect();
-            // Only until the operator has taken its inputs' types once: the second reference would
-            // keep it from working in place.
-            let first = step.fallback.is_some() && !step.taken.load(Ordering::Relaxed);
-            let retry = first.then(|| inputs.clone());
-            let outputs = match (step.operator.run(&mut inputs), &step.fallback, retry) {
-                (
-                    Err(OpError::Unsupported { .. } | OpError::DataType { .. }),
-                    Some(foreign),
-                    Some(mut inputs),
-                ) => foreign.run(&mut inputs),
-                (Ok(outputs), ..) => {
-                    step.taken.store(true, Ordering::Relaxed);
-                    Ok(outputs)
-                }
-                (fault, ..) => fault,
-            }
-            .map_err(|source| Error::Node {
-                node: step.label.node.clone(),
-                op_type: step.label.op_type.clone(),
-                source,
-            })?;
-            for (id, tensor) in step.outputs.iter().zip(outputs) {
-                if let Some(id) = *id
-                    && self.last_use[id] > index
-                {
-                    state.values.insert(id, tensor);
-                }
-            }
+            let inputs = self.gather(state, index);
+            let outputs = self.execute(index, inputs)?;
+            self.store(state, index, outputs);
             state.next += 1;
         }
         Ok(())
+    }
+
+    /// The inputs of a step, moved out of the state where no later step reads them.
+    fn gather(&self, state: &mut State, index: usize) -> Vec<Option<Tensor>> {
+        let ids = self.steps[index].inputs.iter();
+        ids.map(|id| id.and_then(|id| self.take(state, id, index))).collect()
+    }
+
+    /// Puts a step's outputs into the state, those that something reads.
+    fn store(&self, state: &mut State, index: usize, outputs: Vec<Tensor>) {
+        for (id, tensor) in self.steps[index].outputs.iter().zip(outputs) {
+            if let Some(id) = *id
+                && self.last_use[id] > index
+            {
+                state.values.insert(id, tensor);
+            }
+        }
+    }
+
+    /// Runs a step's operator, or what stands in for it where it doesn't take the inputs' types.
+    fn execute(&self, index: usize, mut inputs: Vec<Option<Tensor>>) -> Result<Vec<Tensor>> {
+        let step = &self.steps[index];
+        // Only until the operator has taken its inputs' types once: the second reference would
+        // keep it from working in place.
+        let first = step.fallback.is_some() && !step.taken.load(Ordering::Relaxed);
+        let retry = first.then(|| inputs.clone());
+        match (step.operator.run(&mut inputs), &step.fallback, retry) {
+            (
+                Err(OpError::Unsupported { .. } | OpError::DataType { .. }),
+                Some(foreign),
+                Some(mut inputs),
+            ) => foreign.run(&mut inputs),
+            (Ok(outputs), ..) => {
+                step.taken.store(true, Ordering::Relaxed);
+                Ok(outputs)
+            }
+            (fault, ..) => fault,
+        }
+        .map_err(|source| Error::Node {
+            node: step.label.node.clone(),
+            op_type: step.label.op_type.clone(),
+            source,
+        })
     }
 
     /// A value for the given step: moved out of the state when the step is the last to read it.

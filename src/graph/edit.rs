@@ -76,6 +76,27 @@ pub fn add_initializer(graph: &mut GraphProto, tensor: TensorProto) {
     }
 }
 
+/// Gives the constant of the tensor's name, an initializer or the tensor of a `Constant` node, new
+/// elements. Returns whether there is one.
+pub fn set_constant(graph: &mut GraphProto, tensor: TensorProto) -> bool {
+    let name = tensor.name().to_owned();
+    if graph.initializer.iter().any(|t| t.name() == name) {
+        add_initializer(graph, tensor);
+        return true;
+    }
+    let node = graph.node.iter_mut().find(|n| {
+        n.op_type() == "Constant" && n.output.first().is_some_and(|output| *output == name)
+    });
+    let value = node.and_then(|n| n.attribute.iter_mut().find(|a| a.name() == "value"));
+    match value {
+        Some(attribute) => {
+            attribute.t = Some(tensor);
+            true
+        }
+        None => false,
+    }
+}
+
 /// Removes initializers and `Constant` nodes that no node, body, graph output or quantization
 /// annotation of a remaining value refers to, along with their listing as inputs, their own
 /// annotations and their types. Returns how many constants went. Training graphs refer to

@@ -9,7 +9,9 @@ mod links;
 mod names;
 
 pub use constants::{Constant, Source, constant_tensor, constants};
-pub use edit::{add_initializer, drop_value_info, remove_unused_constants, replace_node};
+pub use edit::{
+    add_initializer, drop_value_info, remove_unused_constants, replace_node, set_constant,
+};
 pub use fold::fold_addition;
 pub use inputs::{InputSpec, inputs, outputs};
 pub use links::{Consumer, Links};

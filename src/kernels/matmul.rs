@@ -10,7 +10,7 @@ use tract_onnx::tract_core::internal::tensor0;
 
 use crate::error::OpError;
 
-use super::Clamp;
+use super::{Clamp, Real};
 
 /// A constant matrix `[depth, columns]` laid out for products `x * matrix`.
 pub struct PackedMatrix {
@@ -120,9 +120,9 @@ fn fault(error: impl std::fmt::Display) -> OpError {
 
 /// A matrix inside a slice: extents and distances between neighbours, in elements.
 #[derive(Clone, Copy, Debug)]
-pub struct Strided<'a> {
+pub struct Strided<'a, T = f32> {
     /// Elements, the first one at `[0, 0]`.
-    pub elements: &'a [f32],
+    pub elements: &'a [T],
     /// Rows.
     pub rows: usize,
     /// Columns.
@@ -133,10 +133,10 @@ pub struct Strided<'a> {
     pub column_stride: usize,
 }
 
-impl<'a> Strided<'a> {
+impl<'a, T> Strided<'a, T> {
     /// A row-major matrix.
     #[must_use]
-    pub fn row_major(elements: &'a [f32], rows: usize, columns: usize) -> Self {
+    pub fn row_major(elements: &'a [T], rows: usize, columns: usize) -> Self {
         Self { elements, rows, columns, row_stride: columns, column_stride: 1 }
     }
 
@@ -165,14 +165,14 @@ impl<'a> Strided<'a> {
 ///
 /// # Errors
 /// When the extents don't fit together or reach outside a slice.
-pub fn matmul(
-    a: Strided<'_>,
-    b: Strided<'_>,
+pub fn matmul<T: Real>(
+    a: Strided<'_, T>,
+    b: Strided<'_, T>,
     accumulate: bool,
-    out: &mut [f32],
+    out: &mut [T],
 ) -> Result<(), OpError> {
     if !accumulate {
-        out.fill(0.0);
+        out.fill(T::default());
     }
     if a.columns != b.rows || out.len() != a.rows * b.columns || !a.fits() || !b.fits() {
         return Err(OpError::shape(format!(
@@ -200,8 +200,8 @@ pub fn matmul(
             b.elements.as_ptr(),
             b.column_stride as isize,
             b.row_stride as isize,
-            1.0,
-            1.0,
+            T::from(1.0),
+            T::from(1.0),
             false,
             false,
             false,

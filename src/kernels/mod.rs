@@ -19,3 +19,19 @@ impl Clamp {
     /// Rectified linear unit.
     pub const RELU: Self = Self { low: 0.0, high: f32::INFINITY };
 }
+
+/// An element type that products are computed in: `f32` or, slower, `f64`.
+pub trait Real:
+    Copy
+    + Default
+    + PartialEq
+    + From<f32>
+    + std::ops::Add<Output = Self>
+    + std::ops::Mul<Output = Self>
+    + std::ops::AddAssign
+    + 'static
+{
+}
+
+impl Real for f32 {}
+impl Real for f64 {}

@@ -154,4 +154,34 @@ macro_rules! map_floats {
     };
 }
 
-pub(super) use {floats, map_floats, numbers};
+/// `$run`, whose first output is a function of each element of its first input, with the rule that
+/// multiplies the gradient by the function's derivative: `$slope`, in terms of the element of the
+/// `input` or of the `output`; `T` is the element type within it.
+macro_rules! slope {
+    ($run:expr, input $v:ident => $slope:expr) => {
+        $crate::ops::args::slope!($run, INPUTS, input, $v => $slope)
+    };
+    ($run:expr, output $v:ident => $slope:expr) => {
+        $crate::ops::args::slope!($run, OUTPUTS, output, $v => $slope)
+    };
+    ($run:expr, $reads:ident, $side:ident, $v:ident => $slope:expr) => {
+        $crate::ops::backward::single(
+            $run,
+            $crate::ops::backward::Reads::$reads,
+            move |pass, gradient| {
+                floats!(gradient, "a gradient", gradient => {
+                    let values = pass.$side(0)?.typed::<T>("a value")?;
+                    let values = $crate::ops::args::elements(values);
+                    Ok($crate::tensor::Tensor::from($crate::ops::args::update(gradient, |slice| {
+                        for (gradient, &value) in slice.iter_mut().zip(values.iter()) {
+                            let $v: T = value;
+                            *gradient *= $slope;
+                        }
+                    })))
+                })
+            },
+        )
+    };
+}
+
+pub(super) use {floats, map_floats, numbers, slope};

@@ -1,7 +1,11 @@
 //! Arithmetic on two or more operands, with broadcasting.
 
 use super::Decoding;
-use super::args::{Decoded, Inputs, bad_type, elements, numbers, one, take, update};
+use super::args::{
+    Decoded, Inputs, bad_type, elements, floats, map_floats, numbers, one, take, update,
+};
+use super::backward::{Backward, Gradients, Reads, choosy, rule, unbroadcast};
+use super::cast::cast;
 use super::layout::{Pairing, broadcast};
 use super::number::Number;
 use crate::error::OpError;
@@ -85,29 +89,90 @@ fn refuse_zero<T: Number>(divisor: &Array<T>) -> Result<(), OpError> {
 }
 
 macro_rules! binary {
-    ($($name:ident: $a:ident, $b:ident => $body:expr;)*) => {$(
+    ($($name:ident: $a:ident, $b:ident => $body:expr, $reads:expr, $rule:expr;)*) => {$(
         pub(super) fn $name(_: &Decoding<'_>) -> Decoded {
-            one(|inputs| {
+            let run = one(|inputs| {
                 let second = take(inputs, 1)?;
                 numbers!(take(inputs, 0)?, "an operand", $a => {
                     let $b = second.into_typed("the second operand")?;
                     Ok(Tensor::from($body))
                 })
-            })
+            });
+            choosy(run, $reads, $rule)
         }
     )*};
 }
 
 binary! {
-    add: a, b => combine(a, b, Number::plus)?;
-    sub: a, b => combine(a, b, Number::minus)?;
-    mul: a, b => combine(a, b, Number::times)?;
-    div: a, b => { refuse_zero(&b)?; combine(a, b, Number::over)? };
+    add: a, b => combine(a, b, Number::plus)?, |_| Reads::NOTHING, |pass| {
+        let gradient = pass.gradient(0)?;
+        pass.operands(&gradient, |_, g| Ok(g))
+    };
+    sub: a, b => combine(a, b, Number::minus)?, |_| Reads::NOTHING, |pass| {
+        let gradient = pass.gradient(0)?;
+        pass.operands(&gradient, |index, g| match index {
+            0 => Ok(g),
+            _ => map_floats!(g, g => -g),
+        })
+    };
+    mul: a, b => combine(a, b, Number::times)?, mul_reads, |pass| {
+        let gradient = pass.gradient(0)?;
+        pass.operands(&gradient, |index, g| product(g, pass.input(1 - index)?))
+    };
+    div: a, b => { refuse_zero(&b)?; combine(a, b, Number::over)? }, div_reads, |pass| {
+        let gradient = pass.gradient(0)?;
+        pass.operands(&gradient, |index, g| {
+            let over = quotient(g, pass.input(1)?)?;
+            match index {
+                0 => Ok(over),
+                // d(a / b) / db = -(a / b) / b
+                _ => {
+                    let over = quotient(product(over, pass.input(0)?)?, pass.input(1)?)?;
+                    map_floats!(over, g => -g)
+                }
+            }
+        })
+    };
+}
+
+/// A factor's gradient reads the other factor.
+fn mul_reads(wanted: &[bool]) -> Reads {
+    let wants = |i: usize| wanted.get(i).copied().unwrap_or(false);
+    Reads::NOTHING.with_input(0, wants(1)).with_input(1, wants(0))
+}
+
+/// The dividend is read for the divisor's gradient only.
+fn div_reads(wanted: &[bool]) -> Reads {
+    Reads::NOTHING.with_input(0, wanted.get(1) == Some(&true)).with_input(1, true)
+}
+
+fn product(a: Tensor, b: &Tensor) -> Result<Tensor, OpError> {
+    floats!(a, "a gradient", a => combine(a, b.clone().into_typed("a factor")?, |x, y| x * y).map(Tensor::from))
+}
+
+fn quotient(a: Tensor, b: &Tensor) -> Result<Tensor, OpError> {
+    floats!(a, "a gradient", a => combine(a, b.clone().into_typed("a divisor")?, |x, y| x / y).map(Tensor::from))
+}
+
+impl Backward<'_> {
+    /// The gradients of the wanted operands, each made of the result's by `part` and summed over
+    /// the axes along which the operand was repeated.
+    fn operands(
+        &self,
+        gradient: &Tensor,
+        part: impl Fn(usize, Tensor) -> Result<Tensor, OpError>,
+    ) -> Gradients {
+        let one = |index| match self.wants(index) {
+            true => unbroadcast(part(index, gradient.clone())?, self.shape(index)?).map(Some),
+            false => Ok(None),
+        };
+        (0..self.inputs.len()).map(one).collect()
+    }
 }
 
 pub(super) fn modulo(d: &Decoding<'_>) -> Decoded {
     let fmod = d.node.int("fmod").unwrap_or(0) != 0;
-    one(move |inputs| {
+    let run = one(move |inputs| {
         let second = take(inputs, 1)?;
         numbers!(take(inputs, 0)?, "an operand", a => {
             let b = second.into_typed("the second operand")?;
@@ -118,6 +183,20 @@ pub(super) fn modulo(d: &Decoding<'_>) -> Decoded {
                 combine(a, b, Number::modulo)
             };
             result.map(Tensor::from)
+        })
+    });
+    // a mod b = a - q b, with a quotient q that only jumps.
+    rule(run, Reads::ALL, |pass| {
+        let gradient = pass.gradient(0)?;
+        pass.operands(&gradient, |index, g| match index {
+            0 => Ok(g),
+            _ => floats!(g, "a gradient", g => {
+                let a = pass.input(0)?.clone().into_typed::<T>("an operand")?;
+                let b = pass.input(1)?.clone().into_typed::<T>("an operand")?;
+                let y = pass.output(0)?.clone().into_typed::<T>("a result")?;
+                let whole = combine(combine(a, y, |a, y| a - y)?, b, |qb, b| (qb / b).round())?;
+                combine(g, whole, |g, q| -q * g).map(Tensor::from)
+            }),
         })
     })
 }
@@ -140,7 +219,7 @@ pub(super) fn pow(_: &Decoding<'_>) -> Decoded {
         };
         result.map(T::wrap)
     }
-    one(|inputs| {
+    let run = one(|inputs| {
         let exponent = take(inputs, 1)?;
         numbers!(take(inputs, 0)?, "a base", base => {
             if exponent.data_type() == data_type(&base) {
@@ -151,6 +230,19 @@ pub(super) fn pow(_: &Decoding<'_>) -> Decoded {
                 mixed(&base, &exponent)
             }
         })
+    });
+    rule(run, Reads::INPUTS, |pass| {
+        let gradient = pass.gradient(0)?;
+        pass.operands(&gradient, |index, g| floats!(g, "a gradient", g => {
+            let base = pass.input(0)?.typed::<T>("a base")?;
+            let exponent = cast(pass.input(1)?, data_type(base))?.into_typed::<T>("an exponent")?;
+            let slopes = match index {
+                0 => compare(base, &exponent, |x, e| if e == 0.0 { 0.0 } else { e * x.powf(e - 1.0) })?,
+                // A base of zero has no logarithm; its power stays zero however the exponent moves.
+                _ => compare(base, &exponent, |x, e| if x == 0.0 { 0.0 } else { x.powf(e) * x.ln() })?,
+            };
+            combine(g, slopes, |g, s| g * s).map(Tensor::from)
+        }))
     })
 }
 
@@ -180,25 +272,53 @@ macro_rules! pair {
     };
 }
 
+/// The gradient of an extremum goes to the first operand that is it.
+fn to_extremum(pass: &mut Backward<'_>) -> Gradients {
+    floats!(pass.gradient(0)?, "a gradient", gradient => {
+        let mut rest = gradient;
+        let mut result = Vec::with_capacity(pass.inputs.len());
+        for index in 0..pass.inputs.len() {
+            let operand = pass.input(index)?.typed::<T>("an operand")?;
+            let y = pass.output(0)?.clone().into_typed::<T>("a result")?;
+            let is_it = combine(y, operand.clone(), |y, x| if x == y { 1.0 } else { 0.0 })?;
+            let part = combine(rest.clone(), is_it.clone(), |g, s: T| g * s)?;
+            rest = combine(rest, is_it, |g, s| g * (1.0 - s))?;
+            result.push(match pass.wants(index) {
+                true => Some(unbroadcast(Tensor::from(part), operand.shape())?),
+                false => None,
+            });
+        }
+        Ok(result)
+    })
+}
+
 pub(super) fn max(_: &Decoding<'_>) -> Decoded {
-    one(|inputs| fold(inputs, pair!(Number::greater)))
+    rule(one(|inputs| fold(inputs, pair!(Number::greater))), Reads::ALL, to_extremum)
 }
 
 pub(super) fn min(_: &Decoding<'_>) -> Decoded {
-    one(|inputs| fold(inputs, pair!(Number::lesser)))
+    rule(one(|inputs| fold(inputs, pair!(Number::lesser))), Reads::ALL, to_extremum)
 }
 
 pub(super) fn sum(_: &Decoding<'_>) -> Decoded {
-    one(|inputs| fold(inputs, pair!(Number::plus)))
+    rule(one(|inputs| fold(inputs, pair!(Number::plus))), Reads::NOTHING, |pass| {
+        let gradient = pass.gradient(0)?;
+        pass.operands(&gradient, |_, g| Ok(g))
+    })
 }
 
 pub(super) fn mean(_: &Decoding<'_>) -> Decoded {
-    one(|inputs| {
+    let run = one(|inputs| {
         let count = inputs.len() as f64;
         numbers!(fold(inputs, pair!(Number::plus))?, "an operand", a => {
             Ok(Tensor::from(update(a, |slice| {
                 slice.iter_mut().for_each(|x| *x = Number::of_f64(x.to_f64() / count));
             })))
         })
+    });
+    rule(run, Reads::NOTHING, |pass| {
+        let count = pass.inputs.len() as f64;
+        let gradient = map_floats!(pass.gradient(0)?, g => g / count as T)?;
+        pass.operands(&gradient, |_, g| Ok(g))
     })
 }

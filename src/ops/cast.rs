@@ -4,6 +4,7 @@ use half::{bf16, f16};
 
 use super::Decoding;
 use super::args::{Decoded, element_type, one, peek, take};
+use super::backward::{Backward, Gradients, Reads, flat, rule};
 use crate::error::OpError;
 use crate::onnx::NodeAttributes;
 use crate::tensor::{Array, DataType, Element, Tensor};
@@ -119,14 +120,29 @@ fn converted(tensor: Tensor, kind: DataType) -> Result<Tensor, OpError> {
     if tensor.data_type() == kind { Ok(tensor) } else { cast(&tensor, kind) }
 }
 
+fn is_float(kind: DataType) -> bool {
+    matches!(kind, DataType::F32 | DataType::F64 | DataType::F16 | DataType::BF16)
+}
+
+/// A gradient in the element type of the first input, where that is a float.
+fn cast_back(pass: &mut Backward<'_>) -> Gradients {
+    let kind = pass.inputs.first().and_then(Option::as_ref).map(|kept| kept.data_type);
+    match kind {
+        Some(kind) if is_float(kind) => Ok(vec![Some(converted(pass.gradient(0)?, kind)?)]),
+        _ => Ok(vec![None]),
+    }
+}
+
 pub(super) fn cast_node(d: &Decoding<'_>) -> Decoded {
     let kind = element_type(d.node.int("to").unwrap_or(0))?;
-    one(move |inputs| converted(take(inputs, 0)?, kind))
+    let run = one(move |inputs| converted(take(inputs, 0)?, kind));
+    if is_float(kind) { rule(run, Reads::NOTHING, cast_back) } else { flat(run) }
 }
 
 pub(super) fn cast_like(_: &Decoding<'_>) -> Decoded {
-    one(|inputs| {
+    let run = one(|inputs| {
         let kind = peek(inputs, 1)?.data_type();
         converted(take(inputs, 0)?, kind)
-    })
+    });
+    rule(run, Reads::NOTHING, cast_back)
 }

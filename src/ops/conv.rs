@@ -1,5 +1,8 @@
 //! Convolution.
 
+mod problem;
+mod transposed;
+
 use std::borrow::Cow;
 
 use crate::error::OpError;
@@ -9,7 +12,11 @@ use crate::kernels::matmul::{filled, uninit};
 use crate::onnx::{NodeAttributes, NodeProto};
 use crate::tensor::Tensor;
 
-use super::{Decoding, Epilogue, Operator, epilogue};
+use super::args::peek;
+use super::{Backward, Decoding, Derivative, Epilogue, Gradients, Operator, epilogue};
+use problem::{Problem, add_bias, bias_gradient};
+use transposed::reads;
+pub(super) use transposed::transposed;
 
 /// Padding of a convolution or pooling window.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -173,22 +180,27 @@ fn padding(node: &NodeProto, axes: usize) -> Result<Padding, OpError> {
 
 struct Conv {
     node: NodeProto,
-    /// Present when the weight is constant.
+    /// Present when the weight is constant and of `f32`.
     constant: Option<(ConvAttributes, PackedConv)>,
+    /// Whether the weight is known to be of `f64`, for which nothing is laid out or fused.
+    double: bool,
     epilogue: Epilogue,
 }
 
 pub(super) fn decode(decoding: &Decoding<'_>) -> Result<Box<dyn Operator>, OpError> {
     let constant = |i: usize| decoding.constants.get(i).and_then(Option::as_ref);
     let has_bias = decoding.node.input.get(2).is_some_and(|name| !name.is_empty());
+    let double = matches!(constant(1), Some(Tensor::F64(_)));
     let constant = match (constant(1), constant(2)) {
+        _ if double => None,
         (Some(weight), bias) if bias.is_some() || !has_bias => {
             Some(pack(decoding.node, weight, bias)?)
         }
         _ => None,
     };
     // Attributes stay with the node; its constants' data does not have to.
-    Ok(Box::new(Conv { node: decoding.node.clone(), constant, epilogue: Epilogue::NONE }))
+    let node = decoding.node.clone();
+    Ok(Box::new(Conv { node, constant, double, epilogue: Epilogue::NONE }))
 }
 
 fn pack(
@@ -224,8 +236,41 @@ fn pack(
     Ok((attributes, packed))
 }
 
+impl Conv {
+    /// The convolution for an input and a weight of these shapes.
+    fn problem(&self, input: &[usize], weight: &[usize]) -> Result<Problem, OpError> {
+        let attributes = ConvAttributes::read(&self.node, weight)?;
+        let axes = attributes.kernel.len();
+        if axes > 3 {
+            return Err(OpError::unsupported("convolution over more than three spatial axes"));
+        }
+        let channels = weight[1].checked_mul(attributes.groups);
+        if input.len() != axes + 2 || channels != Some(input[1]) {
+            return Err(OpError::shape(format!("input {input:?} for a weight of {weight:?}")));
+        }
+        let shape = attributes.shape(input[1], weight[0], &input[2..]);
+        let spatial = shape.output(three(&input[2..], 1))?;
+        let y = [input[0], weight[0]].iter().chain(&spatial[3 - axes..]).copied().collect();
+        Ok(Problem { shape, x: input.to_vec(), y })
+    }
+
+    /// In `f64`: from the definition.
+    fn run_double(&self, inputs: &[Option<Tensor>]) -> Result<Vec<Tensor>, OpError> {
+        if self.epilogue != Epilogue::NONE {
+            return Err(OpError::unsupported("a fused convolution in double precision"));
+        }
+        let (x, weight) = (peek(inputs, 0)?, peek(inputs, 1)?);
+        let y = self.problem(x.shape(), weight.shape())?.forward(weight, x)?;
+        let bias = inputs.get(2).and_then(Option::as_ref);
+        Ok(vec![bias.map_or(Ok(y.clone()), |bias| add_bias(y, bias))?])
+    }
+}
+
 impl Operator for Conv {
     fn run(&self, inputs: &mut [Option<Tensor>]) -> Result<Vec<Tensor>, OpError> {
+        if let Some(Some(Tensor::F64(_))) = inputs.first() {
+            return self.run_double(inputs);
+        }
         let residual =
             if self.epilogue.residual { inputs.last_mut().and_then(Option::take) } else { None };
         let get = |i: usize| inputs.get(i).and_then(Option::as_ref);
@@ -282,8 +327,30 @@ impl Operator for Conv {
         }])
     }
 
+    fn derivative(&self, wanted: &[bool]) -> Derivative {
+        match self.epilogue {
+            Epilogue::NONE => Derivative::Rule(reads(wanted)),
+            _ => Derivative::Unknown,
+        }
+    }
+
+    fn backward(&self, pass: &mut Backward<'_>) -> Gradients {
+        let gradient = pass.gradient(0)?;
+        let problem = self.problem(pass.shape(0)?, pass.shape(1)?)?;
+        let data = || problem.data_gradient(pass.input(1)?, &gradient);
+        let weight = || problem.weight_gradient(pass.input(0)?, &gradient);
+        Ok(vec![
+            pass.wants(0).then(data).transpose()?,
+            pass.wants(1).then(weight).transpose()?,
+            pass.wants(2).then(|| bias_gradient(&gradient)).transpose()?,
+        ])
+    }
+
     fn with_epilogue(&self, epilogue: Epilogue) -> Option<Box<dyn Operator>> {
-        Some(Box::new(Self { node: self.node.clone(), constant: self.constant.clone(), epilogue }))
+        let (node, constant) = (self.node.clone(), self.constant.clone());
+        (!self.double).then(|| {
+            Box::new(Self { node, constant, double: false, epilogue }) as Box<dyn Operator>
+        })
     }
 
     /// Depthwise only: what other convolutions read is what a layer's factors are fitted to, and
@@ -307,6 +374,7 @@ impl Operator for Conv {
         Some(Box::new(Self {
             node: self.node.clone(),
             constant: Some((attributes, packed.clone())),
+            double: false,
             epilogue: self.epilogue,
         }))
     }

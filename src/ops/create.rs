@@ -5,6 +5,7 @@ use super::args::{
     Decoded, bad_type, element_type, elements, numbers, one, peek, peek_optional, scalar_i64, take,
     update,
 };
+use super::backward::{Reads, flat, single};
 use super::cast::{cast, zeros};
 use super::layout::{around, axis, count, extent};
 use super::number::Number;
@@ -33,7 +34,7 @@ pub(super) fn constant(d: &Decoding<'_>) -> Decoded {
     } else {
         return Err(OpError::unsupported("a Constant that is not a dense numeric tensor"));
     };
-    one(move |_| Ok(value.clone()))
+    flat(one(move |_| Ok(value.clone())))
 }
 
 pub(super) fn constant_of_shape(d: &Decoding<'_>) -> Decoded {
@@ -47,11 +48,11 @@ pub(super) fn constant_of_shape(d: &Decoding<'_>) -> Decoded {
         Some(proto) => stored(proto)?,
         None => Tensor::scalar(0f32),
     };
-    one(move |inputs| {
+    flat(one(move |inputs| {
         let shape = peek(inputs, 0)?.to_i64_vec("a shape")?;
         let shape = shape.into_iter().map(extent).collect::<Result<Vec<_>, _>>()?;
         with_array!(&value, v => go(v, &shape))
-    })
+    }))
 }
 
 pub(super) fn range(_: &Decoding<'_>) -> Decoded {
@@ -85,7 +86,7 @@ pub(super) fn range(_: &Decoding<'_>) -> Decoded {
 pub(super) fn eye_like(d: &Decoding<'_>) -> Decoded {
     let kind = d.node.int("dtype").map(element_type).transpose()?;
     let offset = d.node.int("k").unwrap_or(0);
-    one(move |inputs| {
+    flat(one(move |inputs| {
         let like = peek(inputs, 0)?;
         let [rows, columns] = *like.shape() else {
             return Err(OpError::shape("EyeLike needs a matrix"));
@@ -98,7 +99,7 @@ pub(super) fn eye_like(d: &Decoding<'_>) -> Decoded {
             }
         }
         cast(&Tensor::from_vec(&[rows, columns], values)?, kind.unwrap_or(like.data_type()))
-    })
+    }))
 }
 
 pub(super) fn trilu(d: &Decoding<'_>) -> Decoded {
@@ -119,10 +120,7 @@ pub(super) fn trilu(d: &Decoding<'_>) -> Decoded {
             }
         })))
     }
-    let upper = d.node.int("upper").unwrap_or(1) != 0;
-    one(move |inputs| {
-        let k = peek_optional(inputs, 1).map_or(Ok(0), |t| scalar_i64(t, "k"))?;
-        let tensor = take(inputs, 0)?;
+    fn keep(tensor: Tensor, k: i64, upper: bool) -> Result<Tensor, OpError> {
         let zero = zeros(tensor.data_type());
         macro_rules! each {
             ($($variant:ident),*) => {
@@ -133,6 +131,15 @@ pub(super) fn trilu(d: &Decoding<'_>) -> Decoded {
             };
         }
         each!(F32, F64, F16, BF16, I8, I16, I32, I64, U8, U16, U32, U64, Bool)
+    }
+    let upper = d.node.int("upper").unwrap_or(1) != 0;
+    let run = one(move |inputs| {
+        let k = peek_optional(inputs, 1).map_or(Ok(0), |t| scalar_i64(t, "k"))?;
+        keep(take(inputs, 0)?, k, upper)
+    });
+    single(run, Reads::NOTHING, move |pass, gradient| {
+        let k = if pass.has(1) { scalar_i64(pass.input(1)?, "k")? } else { 0 };
+        keep(gradient, k, upper)
     })
 }
 
@@ -161,8 +168,13 @@ pub(super) fn cum_sum(d: &Decoding<'_>) -> Decoded {
     }
     let exclusive = d.node.int("exclusive").unwrap_or(0) != 0;
     let reverse = d.node.int("reverse").unwrap_or(0) != 0;
-    one(move |inputs| {
+    let run = one(move |inputs| {
         let at = scalar_i64(peek(inputs, 1)?, "an axis")?;
         numbers!(take(inputs, 0)?, "an operand", a => go(a, at, exclusive, reverse))
+    });
+    // What an element adds to is what comes after it, in the order of the sum.
+    single(run, Reads::NOTHING, move |pass, gradient| {
+        let at = scalar_i64(pass.input(1)?, "an axis")?;
+        numbers!(gradient, "a gradient", a => go(a, at, exclusive, !reverse))
     })
 }

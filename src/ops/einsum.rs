@@ -1,9 +1,11 @@
 //! Einsum, by nested loops over output and summed indices.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::Decoding;
-use super::args::{Decoded, Inputs, bad_type, elements, one, peek};
+use super::args::{Decoded, Inputs, bad_type, elements, floats, one, peek};
+use super::backward::{Gradients, Reads, rule};
 use super::layout::{count, strides};
 use super::number::Number;
 use crate::error::OpError;
@@ -70,25 +72,61 @@ impl Equation {
     }
 
     fn run<T: Number>(&self, inputs: &Inputs) -> Result<Tensor, OpError> {
-        if inputs.len() != self.inputs.len() {
-            let (given, wanted) = (inputs.len(), self.inputs.len());
-            return Err(OpError::value(format!("{given} operands for {wanted} terms")));
-        }
         let mut operands: Vec<&Array<T>> = Vec::with_capacity(inputs.len());
         for index in 0..inputs.len() {
             operands.push(peek(inputs, index)?.typed("an operand")?);
         }
+        let loops = self.loops(&operands.iter().map(|a| a.shape()).collect::<Vec<_>>())?;
+        let data: Vec<_> = operands.iter().map(|a| elements(a)).collect();
+        let views: Vec<&[T]> = data.iter().map(|d| &**d).collect();
+        let result = contract(&views, &loops)?;
+        Tensor::from_vec(&loops.shape[..loops.kept], result)
+    }
+
+    /// The gradients of the `wanted` operands from the result's.
+    fn backward<T: Number>(&self, inputs: &Inputs, g: &Array<T>, wanted: &[bool]) -> Gradients {
+        let mut operands: Vec<&Array<T>> = Vec::with_capacity(inputs.len());
+        for index in 0..inputs.len() {
+            operands.push(peek(inputs, index)?.typed("an operand")?);
+        }
+        let loops = self.loops(&operands.iter().map(|a| a.shape()).collect::<Vec<_>>())?;
+        let data: Vec<_> = operands.iter().map(|a| elements(a)).collect();
+        let mut result = Vec::with_capacity(operands.len());
+        for (own, operand) in operands.iter().enumerate() {
+            if !wanted[own] {
+                result.push(None);
+                continue;
+            }
+            // Its gradient is the sum of the result's, times the other operands.
+            let mut sums = vec![T::ZERO; operand.len()];
+            let g = elements(g);
+            loops.visit(|at, output| {
+                let others = data.iter().zip(at).enumerate().filter(|(i, _)| *i != own);
+                let product = others.fold(g[output], |p, (_, (o, &at))| p.times(o[at]));
+                sums[at[own]] = sums[at[own]].plus(product);
+            });
+            result.push(Some(Tensor::from_vec(operand.shape(), sums)?));
+        }
+        Ok(result)
+    }
+
+    /// The loops over operands of these shapes.
+    fn loops(&self, operands: &[&[usize]]) -> Result<Loops, OpError> {
+        if operands.len() != self.inputs.len() {
+            let (given, wanted) = (operands.len(), self.inputs.len());
+            return Err(OpError::value(format!("{given} operands for {wanted} terms")));
+        }
         let mut extents: BTreeMap<Label, usize> = BTreeMap::new();
         let mut named = Vec::with_capacity(operands.len());
         let mut widest = 0;
-        for (term, array) in self.inputs.iter().zip(&operands) {
+        for (term, operand) in self.inputs.iter().zip(operands) {
             let letters = term.iter().flatten().count();
-            let hidden = array.ndim().checked_sub(letters);
+            let hidden = operand.len().checked_sub(letters);
             let hidden = hidden.filter(|h| *h == 0 || letters < term.len());
             let hidden = hidden.ok_or_else(|| OpError::shape("a term doesn't fit its operand"))?;
             widest = widest.max(hidden);
             let labels = labels(term, hidden);
-            for (&label, &extent) in labels.iter().zip(array.shape()) {
+            for (&label, &extent) in labels.iter().zip(operand.iter()) {
                 let known = extents.entry(label).or_insert(extent);
                 if *known == 1 {
                     *known = extent;
@@ -114,15 +152,45 @@ impl Equation {
             let extent = extents.get(label).copied();
             shape.push(extent.ok_or_else(|| OpError::value(format!("{label:?} is not given")))?);
         }
-        let steps: Vec<Vec<usize>> = named
+        let steps = named
             .iter()
-            .zip(&operands)
-            .map(|(labels, array)| steps(labels, array.shape(), &order))
+            .zip(operands)
+            .map(|(labels, shape)| steps(labels, shape, &order))
             .collect();
-        let data: Vec<_> = operands.iter().map(|a| elements(a)).collect();
-        let views: Vec<&[T]> = data.iter().map(|d| &**d).collect();
-        let result = contract(&views, &steps, &shape, output.len())?;
-        Tensor::from_vec(&shape[..output.len()], result)
+        Ok(Loops { steps, shape, kept: output.len() })
+    }
+}
+
+/// Nested loops over the result's labels, then over those that are summed.
+struct Loops {
+    /// Per operand, its stride along each loop.
+    steps: Vec<Vec<usize>>,
+    /// Extents of the loops.
+    shape: Vec<usize>,
+    /// How many of the loops are over the result.
+    kept: usize,
+}
+
+impl Loops {
+    /// Calls `visit` with the offsets in the operands and in the result.
+    fn visit(&self, mut visit: impl FnMut(&[usize], usize)) {
+        let sums: usize = self.shape[self.kept..].iter().product();
+        let total = sums * self.shape[..self.kept].iter().product::<usize>();
+        let mut index = vec![0usize; self.shape.len()];
+        let mut at = vec![0usize; self.steps.len()];
+        for step in 0..total {
+            visit(&at, step / sums);
+            // The next index, innermost fastest.
+            for axis in (0..self.shape.len()).rev() {
+                index[axis] += 1;
+                at.iter_mut().zip(&self.steps).for_each(|(a, s)| *a += s[axis]);
+                if index[axis] < self.shape[axis] {
+                    break;
+                }
+                index[axis] = 0;
+                at.iter_mut().zip(&self.steps).for_each(|(a, s)| *a -= s[axis] * self.shape[axis]);
+            }
+        }
     }
 }
 
@@ -139,46 +207,30 @@ fn steps(labels: &[Label], shape: &[usize], order: &[Label]) -> Vec<usize> {
         .collect()
 }
 
-/// Sums the product of the operands over the axes of `shape` from `kept` on.
-fn contract<T: Number>(
-    operands: &[&[T]],
-    steps: &[Vec<usize>],
-    shape: &[usize],
-    kept: usize,
-) -> Result<Vec<T>, OpError> {
-    let (outputs, sums) = (count(&shape[..kept])?, count(&shape[kept..])?);
+/// Sums the product of the operands.
+fn contract<T: Number>(operands: &[&[T]], loops: &Loops) -> Result<Vec<T>, OpError> {
+    let outputs = count(&loops.shape[..loops.kept])?;
+    count(&loops.shape)?;
     let mut result = vec![T::ZERO; outputs];
-    if outputs == 0 || sums == 0 {
-        return Ok(result);
-    }
-    let mut index = vec![0usize; shape.len()];
-    let mut at = vec![0usize; operands.len()];
-    for value in &mut result {
-        for _ in 0..sums {
-            let product = operands.iter().zip(&at).fold(T::ONE, |p, (o, &i)| p.times(o[i]));
-            *value = value.plus(product);
-            // The next index, innermost fastest.
-            for axis in (0..shape.len()).rev() {
-                index[axis] += 1;
-                at.iter_mut().zip(steps).for_each(|(a, s)| *a += s[axis]);
-                if index[axis] < shape[axis] {
-                    break;
-                }
-                index[axis] = 0;
-                at.iter_mut().zip(steps).for_each(|(a, s)| *a -= s[axis] * shape[axis]);
-            }
-        }
-    }
+    loops.visit(|at, output| {
+        let product = operands.iter().zip(at).fold(T::ONE, |p, (o, &i)| p.times(o[i]));
+        result[output] = result[output].plus(product);
+    });
     Ok(result)
 }
 
 pub(super) fn einsum(d: &Decoding<'_>) -> Decoded {
-    let equation = Equation::parse(d.node.string("equation").unwrap_or(""))?;
-    one(move |inputs| match peek(inputs, 0)? {
+    let equation = Arc::new(Equation::parse(d.node.string("equation").unwrap_or(""))?);
+    let same = Arc::clone(&equation);
+    let run = one(move |inputs| match peek(inputs, 0)? {
         Tensor::F32(_) => equation.run::<f32>(inputs),
         Tensor::F64(_) => equation.run::<f64>(inputs),
         Tensor::I32(_) => equation.run::<i32>(inputs),
         Tensor::I64(_) => equation.run::<i64>(inputs),
         other => Err(bad_type(other, "an operand of Einsum")),
+    });
+    rule(run, Reads::INPUTS, move |pass| {
+        let values = pass.values();
+        floats!(pass.gradient(0)?, "a gradient", g => same.backward::<T>(&values, &g, pass.wanted))
     })
 }

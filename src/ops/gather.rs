@@ -1,7 +1,8 @@
 //! Reading and writing at given indices.
 
 use super::Decoding;
-use super::args::{Decoded, bad_type, elements, numbers, one, peek, take, update};
+use super::args::{Decoded, bad_type, elements, floats, numbers, one, peek, take, update};
+use super::backward::{Reads, rule, single};
 use super::layout::{around, axis, count, strides};
 use super::number::Number;
 use crate::error::OpError;
@@ -40,7 +41,25 @@ pub(super) fn gather(d: &Decoding<'_>) -> Decoded {
         Tensor::from_vec(&shape, result)
     }
     let at = d.node.int("axis").unwrap_or(0);
-    one(move |inputs| with_array!(peek(inputs, 0)?, a => go(a, peek(inputs, 1)?, at)))
+    let run = one(move |inputs| with_array!(peek(inputs, 0)?, a => go(a, peek(inputs, 1)?, at)));
+    single(run, Reads::NOTHING, move |pass, gradient| {
+        let shape = pass.shape(0)?;
+        let at = axis(at, shape.len())?;
+        let (outer, n, inner) = around(shape, at);
+        let list = pass.input(1)?.to_i64_vec("an index")?;
+        floats!(gradient, "a gradient", g => {
+            let mut result = vec![0.0; count(shape)?];
+            let mut rows = elements(&g).into_owned().into_iter();
+            for block in 0..outer {
+                for &i in &list {
+                    let start = (block * n + index(i, n)?) * inner;
+                    let target = &mut result[start..start + inner];
+                    target.iter_mut().zip(rows.by_ref()).for_each(|(t, g): (&mut T, T)| *t += g);
+                }
+            }
+            Tensor::from_vec(shape, result)
+        })
+    })
 }
 
 /// For each element of an index tensor of shape `shape`, its offset in data with strides `steps`
@@ -83,12 +102,24 @@ pub(super) fn gather_elements(d: &Decoding<'_>) -> Decoded {
         Tensor::from_vec(indices.shape(), offsets.into_iter().map(|o| source[o]).collect())
     }
     let at = d.node.int("axis").unwrap_or(0);
-    one(move |inputs| with_array!(peek(inputs, 0)?, a => go(a, peek(inputs, 1)?, at)))
+    let run = one(move |inputs| with_array!(peek(inputs, 0)?, a => go(a, peek(inputs, 1)?, at)));
+    single(run, Reads::NOTHING, move |pass, gradient| {
+        let shape = pass.shape(0)?;
+        let offsets = element_offsets(shape, pass.input(1)?, axis(at, shape.len())?)?;
+        scattered(gradient, shape, &offsets, 1)
+    })
 }
 
-pub(super) fn gather_nd(d: &Decoding<'_>) -> Decoded {
-    fn go<T: Element>(data: &Array<T>, indices: &Tensor, batch: usize) -> Result<Tensor, OpError> {
-        let (from, at) = (data.shape(), indices.shape());
+/// Offsets in data of shape `from` that GatherND reads `inner` elements from each.
+struct Places {
+    offsets: Vec<usize>,
+    inner: usize,
+    shape: Vec<usize>,
+}
+
+impl Places {
+    fn new(from: &[usize], indices: &Tensor, batch: usize) -> Result<Self, OpError> {
+        let at = indices.shape();
         let fault = || OpError::shape(format!("indices {at:?} don't fit data {from:?}"));
         let (&depth, lead) = at.split_last().ok_or_else(fault)?;
         if batch > lead.len() || batch + depth > from.len() || from[..batch] != at[..batch] {
@@ -100,19 +131,115 @@ pub(super) fn gather_nd(d: &Decoding<'_>) -> Decoded {
         let inner = count(&from[batch + depth..])?;
         let batch_step = count(&from[batch..])?;
         let shape: Vec<_> = lead.iter().chain(&from[batch + depth..]).copied().collect();
-        let mut result = Vec::with_capacity(count(&shape)?);
-        let (source, list) = (elements(data), indices.to_i64_vec("an index")?);
+        let list = indices.to_i64_vec("an index")?;
+        let mut offsets = Vec::with_capacity(batches * per_batch);
         for row in 0..batches * per_batch {
             let mut offset = row / per_batch * batch_step;
             for k in 0..depth {
                 offset += index(list[row * depth + k], from[batch + k])? * steps[batch + k];
             }
-            result.extend_from_slice(&source[offset..offset + inner]);
+            offsets.push(offset);
         }
-        Tensor::from_vec(&shape, result)
+        Ok(Self { offsets, inner, shape })
+    }
+}
+
+pub(super) fn gather_nd(d: &Decoding<'_>) -> Decoded {
+    fn go<T: Element>(data: &Array<T>, indices: &Tensor, batch: usize) -> Result<Tensor, OpError> {
+        let places = Places::new(data.shape(), indices, batch)?;
+        let mut result = Vec::with_capacity(count(&places.shape)?);
+        let source = elements(data);
+        for offset in places.offsets {
+            result.extend_from_slice(&source[offset..offset + places.inner]);
+        }
+        Tensor::from_vec(&places.shape, result)
     }
     let batch = super::layout::extent(d.node.int("batch_dims").unwrap_or(0))?;
-    one(move |inputs| with_array!(peek(inputs, 0)?, a => go(a, peek(inputs, 1)?, batch)))
+    let run = one(move |inputs| with_array!(peek(inputs, 0)?, a => go(a, peek(inputs, 1)?, batch)));
+    single(run, Reads::NOTHING, move |pass, gradient| {
+        let shape = pass.shape(0)?;
+        let places = Places::new(shape, pass.input(1)?, batch)?;
+        scattered(gradient, shape, &places.offsets, places.inner)
+    })
+}
+
+/// Zeros of a shape, with runs of `inner` elements of `gradient` added at `offsets`.
+fn scattered(
+    gradient: Tensor,
+    shape: &[usize],
+    offsets: &[usize],
+    inner: usize,
+) -> Result<Tensor, OpError> {
+    floats!(gradient, "a gradient", g => {
+        let mut result: Vec<T> = vec![0.0; count(shape)?];
+        let source = elements(&g);
+        for (i, &offset) in offsets.iter().enumerate() {
+            let target = &mut result[offset..offset + inner];
+            target.iter_mut().zip(&source[i * inner..]).for_each(|(t, g)| *t += g);
+        }
+        Tensor::from_vec(shape, result)
+    })
+}
+
+/// Runs of `inner` elements of `gradient` at `offsets`, as a tensor of `shape`.
+fn gathered(
+    gradient: &Tensor,
+    shape: &[usize],
+    offsets: &[usize],
+    inner: usize,
+) -> Result<Tensor, OpError> {
+    floats!(gradient.clone(), "a gradient", g => {
+        let source = elements(&g);
+        let rows = offsets.iter().flat_map(|&o| source[o..o + inner].iter().copied());
+        Tensor::from_vec::<T>(shape, rows.collect())
+    })
+}
+
+/// `gradient` with zeros over runs of `inner` elements at `offsets`.
+fn cleared(gradient: Tensor, offsets: &[usize], inner: usize) -> Result<Tensor, OpError> {
+    floats!(gradient, "a gradient", g => {
+        Ok(Tensor::from(update(g, |slice| {
+            offsets.iter().for_each(|&o| slice[o..o + inner].fill(0.0));
+        })))
+    })
+}
+
+/// For runs that are written over one another, whether each is the last at its offset.
+fn last_written(offsets: &[usize]) -> Vec<bool> {
+    let mut seen = std::collections::HashSet::new();
+    let mut last: Vec<bool> = offsets.iter().rev().map(|&o| seen.insert(o)).collect();
+    last.reverse();
+    last
+}
+
+/// The rule of a scattering operator: `places` gives the offsets and the length of the runs that
+/// are written. Sums and plain writes have one.
+fn scatter_rule(
+    run: Decoded,
+    reduction: Reduction,
+    places: impl Fn(&[usize], &Tensor) -> Result<(Vec<usize>, usize), OpError> + Send + Sync + 'static,
+) -> Decoded {
+    let adds = match reduction {
+        Reduction::None => false,
+        Reduction::Add => true,
+        _ => return run,
+    };
+    rule(run, Reads::NOTHING, move |pass| {
+        let gradient = pass.gradient(0)?;
+        let (offsets, inner) = places(pass.shape(0)?, pass.input(1)?)?;
+        let mut updates = gathered(&gradient, pass.shape(2)?, &offsets, inner)?;
+        if adds {
+            return Ok(vec![Some(gradient), None, Some(updates)]);
+        }
+        let lost: Vec<usize> = last_written(&offsets)
+            .iter()
+            .enumerate()
+            .filter(|(_, last)| !**last)
+            .map(|(row, _)| row * inner)
+            .collect();
+        updates = cleared(updates, &lost, inner)?;
+        Ok(vec![Some(cleared(gradient, &offsets, inner)?), None, Some(updates)])
+    })
 }
 
 /// What a scattered value does to the element it meets.
@@ -155,24 +282,11 @@ pub(super) fn scatter_nd(d: &Decoding<'_>) -> Decoded {
         updates: &Tensor,
         reduction: Reduction,
     ) -> Result<Tensor, OpError> {
-        let (from, at) = (data.shape().to_vec(), indices.shape());
-        let fault = || OpError::shape(format!("indices {at:?} don't fit data {from:?}"));
-        let (&depth, lead) = at.split_last().filter(|l| *l.0 <= from.len()).ok_or_else(fault)?;
-        let expected: Vec<_> = lead.iter().chain(&from[depth..]).copied().collect();
+        let Places { offsets, inner, shape: expected } = Places::new(data.shape(), indices, 0)?;
         let updates = updates.typed::<T>("updates")?;
         if updates.shape() != expected.as_slice() {
             let shape = updates.shape();
             return Err(OpError::shape(format!("updates are {shape:?}, not {expected:?}")));
-        }
-        let (steps, inner) = (strides(&from), count(&from[depth..])?);
-        let list = indices.to_i64_vec("an index")?;
-        let mut offsets = Vec::with_capacity(count(lead)?);
-        for row in 0..count(lead)? {
-            let mut offset = 0;
-            for k in 0..depth {
-                offset += index(list[row * depth + k], from[k])? * steps[k];
-            }
-            offsets.push(offset);
         }
         let updates = elements(updates);
         Ok(T::wrap(update(data, |target| {
@@ -185,10 +299,14 @@ pub(super) fn scatter_nd(d: &Decoding<'_>) -> Decoded {
         })))
     }
     let reduction = Reduction::of(d)?;
-    one(move |inputs| {
+    let run = one(move |inputs| {
         let data = take(inputs, 0)?;
         let (indices, updates) = (peek(inputs, 1)?, peek(inputs, 2)?);
         numbers!(data, "scatter data", a => go(a, indices, updates, reduction))
+    });
+    scatter_rule(run, reduction, |data, indices| {
+        let places = Places::new(data, indices, 0)?;
+        Ok((places.offsets, places.inner))
     })
 }
 
@@ -213,10 +331,13 @@ pub(super) fn scatter_elements(d: &Decoding<'_>) -> Decoded {
         })))
     }
     let how = (d.node.int("axis").unwrap_or(0), Reduction::of(d)?);
-    one(move |inputs| {
+    let run = one(move |inputs| {
         let data = take(inputs, 0)?;
         let (indices, updates) = (peek(inputs, 1)?, peek(inputs, 2)?);
         numbers!(data, "scatter data", a => go(a, indices, updates, how))
+    });
+    scatter_rule(run, how.1, move |data, indices| {
+        Ok((element_offsets(data, indices, axis(how.0, data.len())?)?, 1))
     })
 }
 

@@ -266,7 +266,7 @@ fn copy_tiled<T: Copy>(
 }
 
 /// Visits the offset of every index of nested loops, innermost fastest.
-fn walk(loops: &[(usize, isize)], start: isize, mut visit: impl FnMut(usize)) {
+pub(super) fn walk(loops: &[(usize, isize)], start: isize, mut visit: impl FnMut(usize)) {
     let total: usize = loops.iter().map(|l| l.0).product();
     let mut index = vec![0usize; loops.len()];
     let mut at = start;

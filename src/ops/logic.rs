@@ -1,8 +1,9 @@
 //! Comparisons, logic on booleans, and choosing by a condition.
 
 use super::Decoding;
-use super::args::{Decoded, elements, numbers, one, peek, take};
+use super::args::{Decoded, elements, floats, numbers, one, peek, take, update};
 use super::arithmetic::{combine, compare};
+use super::backward::{Reads, flat, rule, unbroadcast};
 use super::layout::{broadcast, broadcast_strides, copy_strided};
 use crate::error::OpError;
 use crate::tensor::{Array, Element, Tensor};
@@ -11,12 +12,12 @@ use crate::with_array;
 macro_rules! comparisons {
     ($($name:ident: $f:expr;)*) => {$(
         pub(super) fn $name(_: &Decoding<'_>) -> Decoded {
-            one(|inputs| {
+            flat(one(|inputs| {
                 let second = take(inputs, 1)?;
                 numbers!(take(inputs, 0)?, "an operand", a => {
                     compare(&a, second.typed("the second operand")?, $f).map(Tensor::Bool)
                 })
-            })
+            }))
         }
     )*};
 }
@@ -32,17 +33,17 @@ pub(super) fn equal(_: &Decoding<'_>) -> Decoded {
     fn go<T: Element>(a: &Array<T>, b: &Tensor) -> Result<Tensor, OpError> {
         compare(a, b.typed("the second operand")?, |x, y| x == y).map(Tensor::Bool)
     }
-    one(|inputs| with_array!(peek(inputs, 0)?, a => go(a, peek(inputs, 1)?)))
+    flat(one(|inputs| with_array!(peek(inputs, 0)?, a => go(a, peek(inputs, 1)?))))
 }
 
 macro_rules! logical {
     ($($name:ident: $f:expr;)*) => {$(
         pub(super) fn $name(_: &Decoding<'_>) -> Decoded {
-            one(|inputs| {
+            flat(one(|inputs| {
                 let b = take(inputs, 1)?.into_typed::<bool>("a logical operand")?;
                 let a = take(inputs, 0)?.into_typed::<bool>("a logical operand")?;
                 combine(a, b, $f).map(Tensor::Bool)
-            })
+            }))
         }
     )*};
 }
@@ -78,8 +79,25 @@ pub(super) fn choose(_: &Decoding<'_>) -> Decoded {
         }
         Tensor::from_vec(&shape, result)
     }
-    one(|inputs| {
+    let run = one(|inputs| {
         let condition = peek(inputs, 0)?.typed::<bool>("a condition")?;
         with_array!(peek(inputs, 1)?, x => go(condition, x, peek(inputs, 2)?))
+    });
+    rule(run, Reads::NOTHING, |pass| {
+        let gradient = pass.gradient(0)?;
+        let chosen = expanded(pass.input(0)?.typed::<bool>("a condition")?, gradient.shape())?;
+        let part = |index: usize, side: bool| {
+            if !pass.wants(index) {
+                return Ok(None);
+            }
+            let masked = floats!(gradient.clone(), "a gradient", g => {
+                Ok(Tensor::from(update(g, |slice| {
+                    let off = slice.iter_mut().zip(&chosen).filter(|(_, c)| **c != side);
+                    off.for_each(|(g, _)| *g = 0.0);
+                })))
+            })?;
+            unbroadcast(masked, pass.shape(index)?).map(Some)
+        };
+        Ok(vec![None, part(1, true)?, part(2, false)?])
     })
 }

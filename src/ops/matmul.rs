@@ -1,21 +1,25 @@
 //! Matrix products: Gemm and MatMul.
 
+mod backward;
+
 use std::sync::Arc;
 
 use ndarray::{ArrayD, IxDyn};
 
 use crate::error::OpError;
+use crate::kernels::Real;
 use crate::kernels::matmul::{PackedMatrix, Strided, matmul};
 use crate::onnx::NodeAttributes;
-use crate::tensor::{Array, Tensor};
+use crate::tensor::{Array, Element, Tensor};
 
-use super::{Decoding, Epilogue, Operator};
+use super::args::{elements, floats, peek, peek_optional};
+use super::{Backward, Decoding, Derivative, Epilogue, Gradients, Operator, Reads};
 
 /// `x * constant matrix + bias` over the last axis of `x`.
 struct Projection {
     matrix: Arc<PackedMatrix>,
-    /// Whether `x` must be a matrix, as for Gemm.
-    flat: bool,
+    /// The node where it is a Gemm, whose `x` must be a matrix.
+    gemm: Option<Gemm>,
     epilogue: Epilogue,
 }
 
@@ -25,7 +29,7 @@ impl Operator for Projection {
             inputs.first_mut().and_then(Option::take).ok_or(OpError::MissingInput { index: 0 })?;
         let x = x.into_typed::<f32>("a factor of a matrix product")?;
         let depth = self.matrix.depth();
-        if x.shape().last() != Some(&depth) || (self.flat && x.ndim() != 2) {
+        if x.shape().last() != Some(&depth) || (self.gemm.is_some() && x.ndim() != 2) {
             return Err(OpError::shape(format!("{:?} times a matrix of {depth} rows", x.shape())));
         }
         let mut shape = x.shape().to_vec();
@@ -39,15 +43,36 @@ impl Operator for Projection {
         Ok(vec![Tensor::from_vec(&shape, out)?])
     }
 
+    fn derivative(&self, wanted: &[bool]) -> Derivative {
+        match self.epilogue {
+            Epilogue::NONE => Derivative::Rule(reads(wanted)),
+            _ => Derivative::Unknown,
+        }
+    }
+
+    fn backward(&self, pass: &mut Backward<'_>) -> Gradients {
+        match &self.gemm {
+            Some(gemm) => gemm.backward(pass),
+            None => MatMul.backward(pass),
+        }
+    }
+
     fn with_epilogue(&self, epilogue: Epilogue) -> Option<Box<dyn Operator>> {
         (!epilogue.residual).then(|| {
             let matrix = Arc::clone(&self.matrix);
-            Box::new(Self { matrix, flat: self.flat, epilogue }) as Box<dyn Operator>
+            Box::new(Self { matrix, gemm: self.gemm, epilogue }) as Box<dyn Operator>
         })
     }
 }
 
+/// A factor is read for the other's gradient.
+fn reads(wanted: &[bool]) -> Reads {
+    let wants = |i: usize| wanted.get(i).copied().unwrap_or(false);
+    Reads::NOTHING.with_input(0, wants(1)).with_input(1, wants(0))
+}
+
 /// `alpha * A' * B' + beta * C` with nothing known beforehand.
+#[derive(Clone, Copy)]
 struct Gemm {
     transpose: [bool; 2],
     alpha: f32,
@@ -76,7 +101,7 @@ pub(super) fn decode_gemm(decoding: &Decoding<'_>) -> Result<Box<dyn Operator>, 
             let matrix = pack(weight, gemm.transpose[1], gemm.alpha, &bias)?;
             return Ok(Box::new(Projection {
                 matrix: Arc::new(matrix),
-                flat: true,
+                gemm: Some(gemm),
                 epilogue: Epilogue::NONE,
             }));
         }
@@ -106,35 +131,56 @@ fn pack(
     PackedMatrix::new(&elements, bias, view.shape()[1], view.shape()[0])
 }
 
-impl Operator for Gemm {
-    fn run(&self, inputs: &mut [Option<Tensor>]) -> Result<Vec<Tensor>, OpError> {
-        let get = |i: usize| {
-            inputs.get(i).and_then(Option::as_ref).ok_or(OpError::MissingInput { index: i })
-        };
-        let (a, b) = (get(0)?.f32("a factor")?, get(1)?.f32("a factor")?);
+impl Gemm {
+    fn product<T: Real + Element>(
+        &self,
+        a: &Array<T>,
+        b: &Tensor,
+        c: Option<&Tensor>,
+    ) -> Result<Tensor, OpError> {
+        let b = b.typed::<T>("a factor")?;
         if a.ndim() != 2 || b.ndim() != 2 {
             return Err(OpError::shape(format!("{:?} times {:?}", a.shape(), b.shape())));
         }
-        let (a, b) = (a.as_standard_layout(), b.as_standard_layout());
-        let [a, b] = [(&a, self.transpose[0]), (&b, self.transpose[1])].map(|(x, transposed)| {
-            let elements = x.as_slice().unwrap_or(&[]);
-            let matrix = Strided::row_major(elements, x.shape()[0], x.shape()[1]);
-            if transposed { matrix.transposed() } else { matrix }
-        });
-        let mut out = vec![0.0; a.rows * b.columns];
+        let (a_elements, b_elements) = (elements(a), elements(b));
+        let a = matrix(&a_elements, a.shape(), self.transpose[0]);
+        let b = matrix(&b_elements, b.shape(), self.transpose[1]);
+        let mut out = vec![T::default(); a.rows * b.columns];
         matmul(a, b, false, &mut out)?;
         if self.alpha != 1.0 {
-            out.iter_mut().for_each(|v| *v *= self.alpha);
+            out.iter_mut().for_each(|v| *v = *v * T::from(self.alpha));
         }
         let shape = [a.rows, b.columns];
-        if let Ok(c) = get(2) {
-            let c = c.f32("a bias")?;
+        if let Some(c) = c {
+            let c = c.typed::<T>("a bias")?;
             let c = c.broadcast(IxDyn(&shape)).ok_or_else(|| {
                 OpError::shape(format!("C of {:?} for a product of {shape:?}", c.shape()))
             })?;
-            out.iter_mut().zip(c.iter()).for_each(|(v, c)| *v += self.beta * c);
+            out.iter_mut().zip(c.iter()).for_each(|(v, &c)| *v += T::from(self.beta) * c);
         }
-        Ok(vec![Tensor::from_vec(&shape, out)?])
+        Tensor::from_vec(&shape, out)
+    }
+}
+
+/// A matrix in row-major order, as it stands or transposed.
+fn matrix<'a, T>(elements: &'a [T], shape: &[usize], transposed: bool) -> Strided<'a, T> {
+    let matrix = Strided::row_major(elements, shape[0], shape[1]);
+    if transposed { matrix.transposed() } else { matrix }
+}
+
+impl Operator for Gemm {
+    fn run(&self, inputs: &mut [Option<Tensor>]) -> Result<Vec<Tensor>, OpError> {
+        let (b, c) = (peek(inputs, 1)?, peek_optional(inputs, 2));
+        let product = floats!(peek(inputs, 0)?, "a factor", a => self.product::<T>(a, b, c))?;
+        Ok(vec![product])
+    }
+
+    fn derivative(&self, wanted: &[bool]) -> Derivative {
+        Derivative::Rule(reads(wanted))
+    }
+
+    fn backward(&self, pass: &mut Backward<'_>) -> Gradients {
+        backward::gemm(pass, self)
     }
 }
 
@@ -148,23 +194,30 @@ pub(super) fn decode_matmul(decoding: &Decoding<'_>) -> Result<Box<dyn Operator>
         && !weight.is_empty()
     {
         let matrix = Arc::new(pack(weight, false, 1.0, &[])?);
-        return Ok(Box::new(Projection { matrix, flat: false, epilogue: Epilogue::NONE }));
+        return Ok(Box::new(Projection { matrix, gemm: None, epilogue: Epilogue::NONE }));
     }
     Ok(Box::new(MatMul))
 }
 
-impl Operator for MatMul {
-    fn run(&self, inputs: &mut [Option<Tensor>]) -> Result<Vec<Tensor>, OpError> {
-        let get = |i: usize| {
-            inputs.get(i).and_then(Option::as_ref).ok_or(OpError::MissingInput { index: i })
-        };
-        let (a, b) = (get(0)?.f32("a factor")?, get(1)?.f32("a factor")?);
-        let mismatch = || OpError::shape(format!("{:?} times {:?}", a.shape(), b.shape()));
-        if a.ndim() == 0 || b.ndim() == 0 {
+/// How two operands are multiplied, item by item of the batch.
+struct Plan {
+    /// For every item of the batch, which of the first operand's matrices it is, and of the second's.
+    items: [Vec<usize>; 2],
+    rows: usize,
+    depth: usize,
+    columns: usize,
+    /// Of the result.
+    shape: Vec<usize>,
+}
+
+impl Plan {
+    fn new(a: &[usize], b: &[usize]) -> Result<Self, OpError> {
+        let mismatch = || OpError::shape(format!("{a:?} times {b:?}"));
+        if a.is_empty() || b.is_empty() {
             return Err(mismatch());
         }
-        let (mut a_shape, mut b_shape) = (a.shape().to_vec(), b.shape().to_vec());
-        let vectors = [a_shape.len() == 1, b_shape.len() == 1];
+        let vectors = [a.len() == 1, b.len() == 1];
+        let (mut a_shape, mut b_shape) = (a.to_vec(), b.to_vec());
         if vectors[0] {
             a_shape.insert(0, 1);
         }
@@ -177,20 +230,8 @@ impl Operator for MatMul {
             return Err(mismatch());
         }
         let batch = broadcast(a_batch, b_batch).ok_or_else(mismatch)?;
-        let count: usize = batch.iter().product();
-        let (a_items, b_items) = (items(a_batch, &batch), items(b_batch, &batch));
+        let items = [items(a_batch, &batch), items(b_batch, &batch)];
         let (rows, depth, columns) = (a_matrix[0], a_matrix[1], b_matrix[1]);
-        let (a, b) = (a.as_standard_layout(), b.as_standard_layout());
-        let (a, b) = (a.as_slice().unwrap_or(&[]), b.as_slice().unwrap_or(&[]));
-        let mut out = vec![0.0; count * rows * columns];
-        if rows * columns > 0 && depth > 0 {
-            for (i, out) in out.chunks_exact_mut(rows * columns).enumerate() {
-                let a = &a[a_items[i] * rows * depth..][..rows * depth];
-                let b = &b[b_items[i] * depth * columns..][..depth * columns];
-                let a = Strided::row_major(a, rows, depth);
-                matmul(a, Strided::row_major(b, depth, columns), false, out)?;
-            }
-        }
         let mut shape = batch;
         if !vectors[0] {
             shape.push(rows);
@@ -198,7 +239,49 @@ impl Operator for MatMul {
         if !vectors[1] {
             shape.push(columns);
         }
-        Ok(vec![Tensor::from_vec(&shape, out)?])
+        let mut plan = Self { items, rows, depth, columns, shape };
+        plan.flatten(b_batch.iter().product());
+        Ok(plan)
+    }
+
+    /// One matrix times a batch whose items lie one after the other is a single product.
+    fn flatten(&mut self, matrices: usize) {
+        let count = self.items[0].len();
+        if matrices == 1 && count > 1 && self.items[0].iter().copied().eq(0..count) {
+            self.rows *= count;
+            self.items = [vec![0], vec![0]];
+        }
+    }
+
+    fn product<T: Real + Element>(&self, a: &Array<T>, b: &Tensor) -> Result<Tensor, OpError> {
+        let (rows, depth, columns) = (self.rows, self.depth, self.columns);
+        let (a, b) = (elements(a), elements(b.typed::<T>("a factor")?));
+        let mut out = vec![T::default(); self.items[0].len() * rows * columns];
+        if rows * columns > 0 && depth > 0 {
+            for (i, out) in out.chunks_exact_mut(rows * columns).enumerate() {
+                let a = &a[self.items[0][i] * rows * depth..][..rows * depth];
+                let b = &b[self.items[1][i] * depth * columns..][..depth * columns];
+                let a = Strided::row_major(a, rows, depth);
+                matmul(a, Strided::row_major(b, depth, columns), false, out)?;
+            }
+        }
+        Tensor::from_vec(&self.shape, out)
+    }
+}
+
+impl Operator for MatMul {
+    fn run(&self, inputs: &mut [Option<Tensor>]) -> Result<Vec<Tensor>, OpError> {
+        let (a, b) = (peek(inputs, 0)?, peek(inputs, 1)?);
+        let plan = Plan::new(a.shape(), b.shape())?;
+        Ok(vec![floats!(a, "a factor", a => plan.product::<T>(a, b))?])
+    }
+
+    fn derivative(&self, wanted: &[bool]) -> Derivative {
+        Derivative::Rule(reads(wanted))
+    }
+
+    fn backward(&self, pass: &mut Backward<'_>) -> Gradients {
+        backward::matmul(pass)
     }
 }
 

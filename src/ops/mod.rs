@@ -5,6 +5,7 @@
 mod activation;
 mod args;
 mod arithmetic;
+pub mod backward;
 mod cast;
 mod conv;
 mod create;
@@ -32,6 +33,7 @@ mod table;
 mod transpose;
 mod window;
 
+pub use backward::{Backward, Derivative, Gradients, Kept, Reads};
 pub use foreign::Foreign;
 pub use table::TABLE;
 
@@ -55,6 +57,23 @@ pub trait Operator: Send + Sync {
     /// When the inputs don't fit the operator. [`OpError::Unsupported`] and [`OpError::DataType`]
     /// let the caller try another runtime.
     fn run(&self, inputs: &mut [Option<Tensor>]) -> Result<Vec<Tensor>, OpError>;
+
+    /// How the outputs depend on the inputs, and what [`Operator::backward`] reads for the gradients
+    /// of the `wanted` inputs.
+    fn derivative(&self, wanted: &[bool]) -> Derivative {
+        let _ = wanted;
+        Derivative::Unknown
+    }
+
+    /// The gradients of the inputs from those of the outputs: one entry per input, in the input's
+    /// shape and element type; `None` where it isn't wanted or there is none.
+    ///
+    /// # Errors
+    /// [`OpError::Unsupported`] without a rule; when values that the rule reads were not kept.
+    fn backward(&self, pass: &mut Backward<'_>) -> Gradients {
+        let _ = pass;
+        Err(OpError::unsupported("a gradient through this operator"))
+    }
 
     /// The same operator with `epilogue` applied to its only output while that is in registers;
     /// `None` where the kernel can't. Constants are shared, not copied.

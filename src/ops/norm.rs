@@ -1,7 +1,10 @@
 //! Normalisations.
 
+mod backward;
+
 use super::Decoding;
 use super::args::{Decoded, elements, floats, many, one, peek, take, take_optional, update};
+use super::backward::{Reads, choosy, rule, single};
 use super::layout::{around, axis, extent};
 use super::logic::expanded;
 use super::number::Number;
@@ -73,7 +76,7 @@ pub(super) fn batch(d: &Decoding<'_>) -> Decoded {
         (Some(s), Some(b), Some(m), Some(v)) => Some(folded([s, b, m, v], epsilon)?),
         _ => None,
     };
-    one(move |inputs| {
+    let run = one(move |inputs| {
         let [scale, shift] = match &known {
             Some(known) => known.clone(),
             None => {
@@ -95,7 +98,17 @@ pub(super) fn batch(d: &Decoding<'_>) -> Decoded {
             });
             Ok(Tensor::from(update(a, |slice| scale_channels(slice, inner, &scale, &shift))))
         })
-    })
+    });
+    let reads = |wanted: &[bool]| {
+        let wants = |index: usize| wanted.get(index) == Some(&true);
+        let parameters = (1..5).fold(Reads::NOTHING, |reads, index| reads.with_input(index, true));
+        parameters.with_input(0, wants(1) || wants(4))
+    };
+    choosy(
+        run,
+        reads,
+        move |pass| floats!(pass.gradient(0)?, "a gradient", g => backward::batch(g, pass, epsilon)),
+    )
 }
 
 /// Statistics of one normalised row.
@@ -131,7 +144,7 @@ fn standardise<T: Number>(slice: &mut [T], n: usize, epsilon: f64) -> Vec<Moment
 
 pub(super) fn instance(d: &Decoding<'_>) -> Decoded {
     let epsilon = f64::from(d.node.float("epsilon").unwrap_or(1e-5));
-    one(move |inputs| {
+    let run = one(move |inputs| {
         let (scale, bias) = (take(inputs, 1)?, take(inputs, 2)?);
         floats!(take(inputs, 0)?, "an input of InstanceNormalization", a => {
             let (c, inner) = channels(a.shape())?;
@@ -141,7 +154,12 @@ pub(super) fn instance(d: &Decoding<'_>) -> Decoded {
                 scale_channels(slice, inner, &scale, &bias);
             })))
         })
-    })
+    });
+    rule(
+        run,
+        Reads::INPUTS,
+        move |pass| floats!(pass.gradient(0)?, "a gradient", g => backward::by_channel(&g, pass, 1, epsilon)),
+    )
 }
 
 pub(super) fn group(d: &Decoding<'_>) -> Decoded {
@@ -149,7 +167,7 @@ pub(super) fn group(d: &Decoding<'_>) -> Decoded {
     let groups = extent(d.node.int("num_groups").unwrap_or(0))?;
     // Before opset 21 there is a parameter for each group, since then for each channel.
     let by_group = d.opset < 21;
-    one(move |inputs| {
+    let run = one(move |inputs| {
         let (scale, bias) = (take(inputs, 1)?, take(inputs, 2)?);
         floats!(take(inputs, 0)?, "an input of GroupNormalization", a => {
             let (c, inner) = channels(a.shape())?;
@@ -170,11 +188,17 @@ pub(super) fn group(d: &Decoding<'_>) -> Decoded {
                 scale_channels(slice, inner, &scale, &bias);
             })))
         })
+    });
+    rule(run, Reads::INPUTS, move |pass| {
+        floats!(pass.gradient(0)?, "a gradient", g => {
+            let width = channels(g.shape())?.0 / groups;
+            backward::by_channel(&g, pass, width, epsilon)
+        })
     })
 }
 
 /// A scale or bias repeated to fill the normalised axes `shape`.
-fn spread<T: Element>(tensor: &Tensor, shape: &[usize]) -> Result<Vec<T>, OpError> {
+fn parameter_rows<T: Element>(tensor: &Tensor, shape: &[usize]) -> Result<Vec<T>, OpError> {
     let array = tensor.typed::<T>("a scale or bias")?;
     let extra = array.ndim().saturating_sub(shape.len());
     if array.shape()[..extra].iter().any(|d| *d != 1) {
@@ -196,7 +220,7 @@ pub(super) fn layer(d: &Decoding<'_>) -> Decoded {
     let epsilon = f64::from(d.node.float("epsilon").unwrap_or(1e-5));
     let at = d.node.int("axis").unwrap_or(-1);
     let outputs = d.node.output.len();
-    many(move |inputs| {
+    let run = many(move |inputs| {
         let (scale, bias) = (take(inputs, 1)?, take_optional(inputs, 2));
         floats!(take(inputs, 0)?, "an input of LayerNormalization", a => {
             let at = axis(at, a.ndim())?;
@@ -204,9 +228,9 @@ pub(super) fn layer(d: &Decoding<'_>) -> Decoded {
             let inner = reduced[at..].to_vec();
             reduced[at..].fill(1);
             let n: usize = inner.iter().product();
-            let scale = spread::<T>(&scale, &inner)?;
+            let scale = parameter_rows::<T>(&scale, &inner)?;
             let bias = match &bias {
-                Some(bias) => spread::<T>(bias, &inner)?,
+                Some(bias) => parameter_rows::<T>(bias, &inner)?,
                 None => vec![0.0; n],
             };
             let mut moments = Vec::new();
@@ -225,6 +249,14 @@ pub(super) fn layer(d: &Decoding<'_>) -> Decoded {
             }
             Ok(result)
         })
+    });
+    rule(run, Reads::INPUTS, move |pass| {
+        let at = axis(at, pass.shape(0)?.len())?;
+        match pass.input(0)? {
+            Tensor::F32(_) => backward::by_axes::<f32>(pass, at, true, epsilon),
+            Tensor::F64(_) => backward::by_axes::<f64>(pass, at, true, epsilon),
+            other => Err(super::args::bad_type(other, "an input of LayerNormalization")),
+        }
     })
 }
 
@@ -232,13 +264,13 @@ pub(super) fn rms(d: &Decoding<'_>) -> Decoded {
     refuse_stash(d)?;
     let epsilon = f64::from(d.node.float("epsilon").unwrap_or(1e-5));
     let at = d.node.int("axis").unwrap_or(-1);
-    one(move |inputs| {
+    let run = one(move |inputs| {
         let scale = take(inputs, 1)?;
         floats!(take(inputs, 0)?, "an input of RMSNormalization", a => {
             let at = axis(at, a.ndim())?;
             let inner = a.shape()[at..].to_vec();
             let n: usize = inner.iter().product();
-            let scale = spread::<T>(&scale, &inner)?;
+            let scale = parameter_rows::<T>(&scale, &inner)?;
             Ok(Tensor::from(update(a, |slice| {
                 for row in slice.chunks_exact_mut(n.max(1)) {
                     let square = fold_row(row, 0.0, |x| x * x, |s: T, x| s + x);
@@ -247,6 +279,14 @@ pub(super) fn rms(d: &Decoding<'_>) -> Decoded {
                 }
             })))
         })
+    });
+    rule(run, Reads::INPUTS, move |pass| {
+        let at = axis(at, pass.shape(0)?.len())?;
+        match pass.input(0)? {
+            Tensor::F32(_) => backward::by_axes::<f32>(pass, at, false, epsilon),
+            Tensor::F64(_) => backward::by_axes::<f64>(pass, at, false, epsilon),
+            other => Err(super::args::bad_type(other, "an input of RMSNormalization")),
+        }
     })
 }
 
@@ -256,7 +296,7 @@ pub(super) fn lp(d: &Decoding<'_>) -> Decoded {
     if p != 1 && p != 2 {
         return Err(OpError::Attribute { name: "p", reason: format!("{p} is not 1 or 2") });
     }
-    one(move |inputs| {
+    let run = one(move |inputs| {
         floats!(take(inputs, 0)?, "an input of LpNormalization", a => {
             let (_, n, inner) = around(a.shape(), axis(at, a.ndim())?);
             Ok(Tensor::from(update(a, |slice| {
@@ -274,6 +314,13 @@ pub(super) fn lp(d: &Decoding<'_>) -> Decoded {
                     }
                 }
             })))
+        })
+    });
+    single(run, Reads::INPUTS, move |pass, gradient| {
+        floats!(gradient, "a gradient", g => {
+            let x = pass.input(0)?.typed::<T>("an input of LpNormalization")?;
+            let extents = around(x.shape(), axis(at, x.ndim())?);
+            backward::lp(g, x, extents, p)
         })
     })
 }
@@ -316,7 +363,13 @@ pub(super) fn lrn(d: &Decoding<'_>) -> Decoded {
         }
         Tensor::from_vec(array.shape(), result)
     }
-    one(
+    let run = one(
         move |inputs| floats!(take(inputs, 0)?, "an input of LRN", a => go::<T>(&a, size, [alpha, beta, bias])),
-    )
+    );
+    single(run, Reads::INPUTS, move |pass, gradient| {
+        floats!(gradient, "a gradient", g => {
+            let x = pass.input(0)?.typed::<T>("an input of LRN")?;
+            backward::lrn(&g, x, size, [alpha, beta, bias])
+        })
+    })
 }

@@ -3,7 +3,8 @@
 use std::cmp::Ordering;
 
 use super::Decoding;
-use super::args::{Decoded, elements, many, numbers, one, peek, scalar_i64, take};
+use super::args::{Decoded, elements, floats, many, numbers, one, peek, scalar_i64, take};
+use super::backward::{Reads, flat, single};
 use super::layout::{around, axis, count, extent};
 use super::number::Number;
 use crate::error::OpError;
@@ -66,12 +67,12 @@ impl Choice {
 
 pub(super) fn arg_max(d: &Decoding<'_>) -> Decoded {
     let choice = Choice::of(d, true);
-    one(move |inputs| numbers!(take(inputs, 0)?, "an operand", a => choice.run(&a)))
+    flat(one(move |inputs| numbers!(take(inputs, 0)?, "an operand", a => choice.run(&a))))
 }
 
 pub(super) fn arg_min(d: &Decoding<'_>) -> Decoded {
     let choice = Choice::of(d, false);
-    one(move |inputs| numbers!(take(inputs, 0)?, "an operand", a => choice.run(&a)))
+    flat(one(move |inputs| numbers!(take(inputs, 0)?, "an operand", a => choice.run(&a))))
 }
 
 pub(super) fn top_k(d: &Decoding<'_>) -> Decoded {
@@ -123,12 +124,26 @@ pub(super) fn top_k(d: &Decoding<'_>) -> Decoded {
     let at = d.node.int("axis").unwrap_or(-1);
     let largest = d.node.int("largest").unwrap_or(1) != 0;
     let attribute = if d.opset < 10 { Some(d.node.int("k").unwrap_or(0)) } else { None };
-    many(move |inputs| {
+    let run = many(move |inputs| {
         let k = match attribute {
             Some(k) => k,
             None => scalar_i64(peek(inputs, 1)?, "k")?,
         };
         let k = extent(k)?;
         numbers!(take(inputs, 0)?, "an operand", a => go(&a, k, at, largest))
+    });
+    single(run, Reads::OUTPUTS, move |pass, gradient| {
+        let places = pass.output(1)?.to_i64_vec("a place")?;
+        let shape = pass.shape(0)?;
+        let (_, n, inner) = around(shape, axis(at, shape.len())?);
+        floats!(gradient, "a gradient", g => {
+            let (_, k, _) = around(g.shape(), axis(at, g.ndim())?);
+            let mut result = vec![0.0; count(shape)?];
+            for (i, (&g, place)) in elements(&g).iter().zip(places).enumerate() {
+                let block = i / (k * inner);
+                result[(block * n + place as usize) * inner + i % inner] = g;
+            }
+            Tensor::from_vec::<T>(shape, result)
+        })
     })
 }

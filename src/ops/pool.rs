@@ -1,8 +1,11 @@
 //! Pooling. Maxima and sums over a box are taken one axis after the other: the cost grows with the
 //! sum of the kernel's extents, not with their product.
 
+mod backward;
+
 use super::Decoding;
 use super::args::{Decoded, elements, floats, numbers, one, take};
+use super::backward::{Reads, single};
 use super::layout::count;
 use super::number::Number;
 use super::reduce::fold;
@@ -130,22 +133,37 @@ pub(super) fn max(d: &Decoding<'_>) -> Decoded {
         return Err(OpError::unsupported("MaxPool with indices"));
     }
     let window = Window::of(d)?;
-    one(move |inputs| numbers!(take(inputs, 0)?, "an input of MaxPool", a => go(&a, &window)))
+    let same = window.clone();
+    let run =
+        one(move |inputs| numbers!(take(inputs, 0)?, "an input of MaxPool", a => go(&a, &window)));
+    single(run, Reads::ALL, move |pass, gradient| {
+        floats!(gradient, "a gradient", g => {
+            let x = pass.input(0)?.typed::<T>("an input of MaxPool")?;
+            let spans = same.spans(split(x.shape())?.1)?;
+            backward::max(&g, x, pass.output(0)?.typed("a result")?, &spans)
+        })
+    })
 }
 
-/// For each window along an axis, how many elements it averages over.
-fn divisors(span: &Span, with_padding: bool) -> Vec<f64> {
-    (0..span.output)
-        .map(|w| {
-            let taps = (0..span.kernel).map(|k| w * span.stride + k * span.dilation);
-            let (low, high) = if with_padding {
-                (0, span.begin + span.input + span.end)
-            } else {
-                (span.begin, span.begin + span.input)
-            };
-            taps.filter(|t| (low..high).contains(t)).count() as f64
-        })
-        .collect()
+/// For each window, one over the number of elements it averages over.
+fn divisors<T: Number>(spans: &[Span], with_padding: bool) -> Vec<T> {
+    // The number of elements of a box is the product over its axes.
+    let mut counts = vec![1.0];
+    for span in spans {
+        let (low, high) = if with_padding {
+            (0, span.begin + span.input + span.end)
+        } else {
+            (span.begin, span.begin + span.input)
+        };
+        let along: Vec<f64> = (0..span.output)
+            .map(|w| {
+                let taps = (0..span.kernel).map(|k| w * span.stride + k * span.dilation);
+                taps.filter(|t| (low..high).contains(t)).count() as f64
+            })
+            .collect();
+        counts = counts.iter().flat_map(|c| along.iter().map(move |a| c * a)).collect();
+    }
+    counts.into_iter().map(|c| T::of_f64(1.0 / c)).collect()
 }
 
 pub(super) fn average(d: &Decoding<'_>) -> Decoded {
@@ -156,24 +174,24 @@ pub(super) fn average(d: &Decoding<'_>) -> Decoded {
     ) -> Result<Tensor, OpError> {
         let spans = window.spans(split(array.shape())?.1)?;
         let (shape, mut data) = pooled(array, &spans, T::ZERO, None, T::plus)?;
-        // The number of elements of a box is the product over its axes.
-        let mut factors = vec![1.0];
-        for span in &spans {
-            let along = divisors(span, with_padding);
-            factors = factors.iter().flat_map(|f| along.iter().map(move |a| f * a)).collect();
-        }
-        let factors: Vec<T> = factors.into_iter().map(|f| T::of_f64(1.0 / f)).collect();
+        let factors = divisors::<T>(&spans, with_padding);
         for plane in data.chunks_exact_mut(factors.len().max(1)) {
             plane.iter_mut().zip(&factors).for_each(|(x, &f)| *x = x.times(f));
         }
         Tensor::from_vec(&shape, data)
     }
     let window = Window::of(d)?;
+    let same = window.clone();
     let with_padding = d.node.int("count_include_pad").unwrap_or(0) != 0;
-    one(move |inputs| {
+    let run = one(move |inputs| {
         floats!(take(inputs, 0)?, "an input of AveragePool", a => {
             go::<T>(&a, &window, with_padding)
         })
+    });
+    single(run, Reads::NOTHING, move |pass, gradient| {
+        let shape = pass.shape(0)?;
+        let spans = same.spans(split(shape)?.1)?;
+        floats!(gradient, "a gradient", g => backward::average(&g, shape, &spans, with_padding))
     })
 }
 
@@ -211,7 +229,17 @@ pub(super) fn lp(d: &Decoding<'_>) -> Decoded {
         Tensor::from_vec(&shape, data)
     }
     let (window, p) = (Window::of(d)?, exponent(d)?);
-    one(move |inputs| floats!(take(inputs, 0)?, "an input of LpPool", a => go::<T>(&a, &window, p)))
+    let same = window.clone();
+    let run = one(
+        move |inputs| floats!(take(inputs, 0)?, "an input of LpPool", a => go::<T>(&a, &window, p)),
+    );
+    single(run, Reads::ALL, move |pass, gradient| {
+        floats!(gradient, "a gradient", g => {
+            let x = pass.input(0)?.typed::<T>("an input of LpPool")?;
+            let spans = same.spans(split(x.shape())?.1)?;
+            backward::lp(&g, x, pass.output(0)?.typed("a result")?, &spans, p)
+        })
+    })
 }
 
 /// Pools each plane to one element.
@@ -231,27 +259,55 @@ fn global<T: Number>(
     Tensor::from_vec(&shape, data)
 }
 
-pub(super) fn global_average(_: &Decoding<'_>) -> Decoded {
-    one(|inputs| {
-        floats!(take(inputs, 0)?, "an input of GlobalAveragePool", a => {
-            global(&a, 0.0, |x| x, |s: T, x| s + x, |s, n| s / n as T)
+/// How a plane becomes one element.
+#[derive(Clone, Copy)]
+enum Pooling {
+    Average,
+    Max,
+    Lp(i64),
+}
+
+/// A pooling of whole planes with its rule.
+fn global_rule(run: Decoded, pooling: Pooling) -> Decoded {
+    let reads = if matches!(pooling, Pooling::Average) { Reads::NOTHING } else { Reads::ALL };
+    single(run, reads, move |pass, gradient| {
+        floats!(gradient, "a gradient", g => {
+            let values = match pooling {
+                Pooling::Average => (None, None),
+                _ => (
+                    Some(pass.input(0)?.typed::<T>("an operand")?),
+                    Some(pass.output(0)?.typed::<T>("a result")?),
+                ),
+            };
+            backward::global(&g, values.0, values.1, pass.shape(0)?, pooling)
         })
     })
 }
 
+pub(super) fn global_average(_: &Decoding<'_>) -> Decoded {
+    let run = one(|inputs| {
+        floats!(take(inputs, 0)?, "an input of GlobalAveragePool", a => {
+            global(&a, 0.0, |x| x, |s: T, x| s + x, |s, n| s / n as T)
+        })
+    });
+    global_rule(run, Pooling::Average)
+}
+
 pub(super) fn global_max(_: &Decoding<'_>) -> Decoded {
-    one(|inputs| {
+    let run = one(|inputs| {
         floats!(take(inputs, 0)?, "an input of GlobalMaxPool", a => {
             global(&a, T::NEG_INFINITY, |x| x, |m: T, x| x.greater(m), |m, _| m)
         })
-    })
+    });
+    global_rule(run, Pooling::Max)
 }
 
 pub(super) fn global_lp(d: &Decoding<'_>) -> Decoded {
     let p = exponent(d)?;
-    one(move |inputs| {
+    let run = one(move |inputs| {
         floats!(take(inputs, 0)?, "an input of GlobalLpPool", a => {
             global(&a, 0.0, |x| raise(x, p), |s: T, x| s + x, |s, _| root(s, p))
         })
-    })
+    });
+    global_rule(run, Pooling::Lp(p))
 }

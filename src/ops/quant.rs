@@ -2,6 +2,7 @@
 
 use super::Decoding;
 use super::args::{Decoded, bad_type, element_type, elements, many, one, peek, peek_optional};
+use super::backward::flat;
 use super::layout::{around, axis, extent};
 use super::number::Number;
 use crate::error::OpError;
@@ -108,7 +109,7 @@ pub(super) fn quantize(d: &Decoding<'_>) -> Decoded {
     if d.node.int("precision").unwrap_or(0) > 1 {
         return Err(OpError::unsupported("QuantizeLinear with a given precision"));
     }
-    one(move |inputs| {
+    flat(one(move |inputs| {
         let (x, scale) = (peek(inputs, 0)?, peek(inputs, 1)?);
         let zero = peek_optional(inputs, 2);
         let kind = zero.map(Tensor::data_type).or(asked).unwrap_or(DataType::U8);
@@ -123,7 +124,7 @@ pub(super) fn quantize(d: &Decoding<'_>) -> Decoded {
             DataType::I32 => quantized::<i32>(x, &scale, &zero, &blocks),
             other => Err(OpError::DataType { dtype: other, role: "a quantized type" }),
         }
-    })
+    }))
 }
 
 pub(super) fn dequantize(d: &Decoding<'_>) -> Decoded {

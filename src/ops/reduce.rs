@@ -1,9 +1,12 @@
 //! Reductions over axes.
 
 use super::Decoding;
-use super::args::{Decoded, elements, numbers, one, take};
+use super::args::{Decoded, elements, floats, numbers, one, take};
+use super::arithmetic::combine;
+use super::backward::{Backward, Reads, single};
 use super::cast::cast;
-use super::layout::axes;
+use super::layout::{axes, broadcast_strides, copy_strided};
+use super::logic::expanded;
 use super::number::Number;
 use super::shape::axes_of;
 use super::transpose::permuted;
@@ -148,11 +151,22 @@ fn log_sum_exp<T: Number>(
     result
 }
 
+/// The sums over `axes`, ascending.
+pub(super) fn summed<T: Number>(array: Array<T>, axes: &[usize]) -> Result<Vec<T>, OpError> {
+    reduce(array, axes, Kind::Sum)
+}
+
+/// The axes that are reduced when `given` are named.
+fn reduced_axes(given: &[i64], rank: usize, nothing: bool) -> Result<Vec<usize>, OpError> {
+    if given.is_empty() && !nothing { Ok((0..rank).collect()) } else { axes(given, rank) }
+}
+
 fn reduction(d: &Decoding<'_>, kind: Kind) -> Decoded {
     let keep = d.node.int("keepdims").unwrap_or(1) != 0;
     let nothing = d.node.int("noop_with_empty_axes").unwrap_or(0) != 0;
     let attribute = d.node.ints("axes").map(<[i64]>::to_vec);
-    one(move |inputs| {
+    let named = attribute.clone();
+    let run = one(move |inputs| {
         let given = axes_of(inputs, attribute.as_ref())?.unwrap_or_default();
         let mut tensor = take(inputs, 0)?;
         let logical = tensor.data_type() == DataType::Bool;
@@ -160,11 +174,7 @@ fn reduction(d: &Decoding<'_>, kind: Kind) -> Decoded {
             tensor = cast(&tensor, DataType::U8)?;
         }
         let from = tensor.shape().to_vec();
-        let reduced = if given.is_empty() && !nothing {
-            (0..from.len()).collect()
-        } else {
-            axes(&given, from.len())?
-        };
+        let reduced = reduced_axes(&given, from.len(), nothing)?;
         let mut shape = Vec::with_capacity(from.len());
         for (i, &extent) in from.iter().enumerate() {
             match reduced.contains(&i) {
@@ -177,7 +187,101 @@ fn reduction(d: &Decoding<'_>, kind: Kind) -> Decoded {
             Tensor::from_vec(&shape, reduce(a, &reduced, kind)?)
         })?;
         if logical { cast(&result, DataType::Bool) } else { Ok(result) }
+    });
+    let reads = match kind {
+        Kind::Sum | Kind::Mean => Reads::NOTHING,
+        Kind::L1 | Kind::SumSquare => Reads::INPUTS,
+        _ => Reads::ALL,
+    };
+    single(run, reads, move |pass, gradient| {
+        let given = match (&named, pass.has(1)) {
+            (Some(axes), _) => axes.clone(),
+            (None, true) => pass.input(1)?.to_i64_vec("axes")?,
+            (None, false) => Vec::new(),
+        };
+        let shape = pass.shape(0)?;
+        let reduced = reduced_axes(&given, shape.len(), nothing)?;
+        let mut kept = shape.to_vec();
+        reduced.iter().for_each(|&axis| kept[axis] = 1);
+        let n = reduced.iter().map(|&axis| shape[axis]).product();
+        floats!(gradient.reshape(&kept)?, "a gradient", g => {
+            spread::<T>(pass, kind, &g, n)
+        })
     })
+}
+
+/// The gradient `g` of a reduction, whose shape keeps the reduced axes as 1, brought to the `n`
+/// elements behind each result.
+fn spread<T: Number>(
+    pass: &Backward<'_>,
+    kind: Kind,
+    g: &Array<T>,
+    n: usize,
+) -> Result<Tensor, OpError> {
+    let shape = pass.shape(0)?;
+    let wide = Array::from_shape_vec(shape, expanded(g, shape)?)
+        .map_err(|e| OpError::shape(e.to_string()))?;
+    let x = || Ok::<_, OpError>(pass.input(0)?.typed::<T>("an operand")?.clone());
+    // Results repeated like the gradient.
+    let y = || pass.output(0)?.clone().reshape(g.shape())?.into_typed::<T>("a result");
+    let sign = |x: T| match x.partial_cmp(&T::ZERO) {
+        Some(std::cmp::Ordering::Greater) => T::ONE,
+        Some(std::cmp::Ordering::Less) => T::ONE.negative(),
+        _ => T::ZERO,
+    };
+    let result = match kind {
+        Kind::Sum => wide,
+        Kind::Mean => {
+            let n = T::of_f64(n as f64);
+            wide.mapv_into(|g| g.over(n)).into_shared()
+        }
+        Kind::L1 => combine(wide, x()?, |g, x| g.times(sign(x)))?,
+        Kind::SumSquare => combine(wide, x()?, |g, x| g.times(x.plus(x)))?,
+        Kind::L2 => {
+            let unit = combine(x()?, y()?, |x, y| if y == T::ZERO { y } else { x.over(y) })?;
+            combine(wide, unit, T::times)?
+        }
+        Kind::LogSum => combine(wide, y()?, |g, y| T::of_f64(g.to_f64() / y.to_f64().exp()))?,
+        Kind::LogSumExp => {
+            let share = combine(x()?, y()?, |x, y| T::of_f64((x.minus(y)).to_f64().exp()))?;
+            combine(wide, share, T::times)?
+        }
+        Kind::Prod => combine(wide, others(x()?, g.shape())?, T::times)?,
+        // Elements that are the extremum share the gradient equally.
+        Kind::Max | Kind::Min => {
+            let is_it = |x: T, y: T| if x == y { T::ONE } else { T::ZERO };
+            let hits = combine(x()?, y()?, is_it)?;
+            let axes: Vec<usize> = (0..shape.len()).filter(|&i| g.shape()[i] != shape[i]).collect();
+            let counts = Tensor::from_vec(g.shape(), summed(hits.clone(), &axes)?)?;
+            let share = combine(hits, counts.into_typed("counts")?, T::over)?;
+            combine(wide, share, T::times)?
+        }
+    };
+    Ok(T::wrap(result))
+}
+
+/// For every element, the product of the others that are reduced to the same result, of a reduction
+/// to `kept`.
+fn others<T: Number>(array: Array<T>, kept: &[usize]) -> Result<Array<T>, OpError> {
+    let shape = array.shape().to_vec();
+    let steps = broadcast_strides(kept, &shape)?;
+    let places: Vec<_> = shape.iter().zip(steps).map(|(&n, s)| (n, s as isize)).collect();
+    let results: Vec<usize> = (0..kept.iter().product()).collect();
+    let places = copy_strided(&results, 0, &places)?;
+    let mut result = vec![T::ONE; array.len()];
+    // Products of what comes before, then of what comes after: right where elements are zero.
+    let source = elements(&array);
+    let mut product = vec![T::ONE; results.len()];
+    for ((r, &x), &place) in result.iter_mut().zip(source.iter()).zip(&places) {
+        *r = product[place];
+        product[place] = product[place].times(x);
+    }
+    product.fill(T::ONE);
+    for ((r, &x), &place) in result.iter_mut().zip(source.iter()).zip(&places).rev() {
+        *r = r.times(product[place]);
+        product[place] = product[place].times(x);
+    }
+    Array::from_shape_vec(shape, result).map_err(|e| OpError::shape(e.to_string()))
 }
 
 macro_rules! reductions {

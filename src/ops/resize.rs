@@ -1,13 +1,16 @@
 //! Resize and Upsample: interpolation along one axis after the other.
 
+mod node;
+
+pub(super) use node::{resize, upsample};
+
 use super::Decoding;
-use super::args::{Decoded, Inputs, elements, one, peek, peek_optional};
+use super::args::elements;
 use super::layout::{around, axis, count, extent};
 use super::number::Number;
 use crate::error::OpError;
 use crate::onnx::NodeAttributes;
 use crate::tensor::{Array, Element, Tensor};
-use crate::with_array;
 
 /// How positions of the output map to positions of the input.
 #[derive(Clone, Copy, PartialEq)]
@@ -351,62 +354,8 @@ impl Resize {
         }
         Tensor::from_vec(&shape, data)
     }
-
-    fn run(
-        &self,
-        tensor: &Tensor,
-        scales: Option<Vec<f64>>,
-        sizes: Option<Vec<i64>>,
-        roi: &[f64],
-    ) -> Result<Tensor, OpError> {
-        let plan = self.plan(tensor.shape(), scales, sizes, roi)?;
-        let crops = self.coordinates == Coordinates::TfCropAndResize;
-        match (tensor, self.mode) {
-            (_, Mode::Nearest(_)) if !crops => with_array!(tensor, a => self.pick(a, &plan)),
-            (Tensor::F32(a), _) => self.interpolate(a, &plan),
-            (Tensor::F64(a), _) => self.interpolate(a, &plan),
-            _ => Err(super::args::bad_type(tensor, "an input of Resize")),
-        }
-    }
 }
 
 fn unit() -> Axis {
     Axis { input: 1, output: 1, scale: 1.0, exact: 1.0, crop: (0.0, 1.0) }
-}
-
-/// A list input; absent where it is omitted or empty.
-fn list(inputs: &Inputs, index: usize) -> Option<&Tensor> {
-    peek_optional(inputs, index).filter(|t| !t.is_empty())
-}
-
-pub(super) fn resize(d: &Decoding<'_>) -> Decoded {
-    let resize = Resize::of(d)?;
-    let with_region = d.opset >= 11;
-    one(move |inputs| {
-        let tensor = peek(inputs, 0)?;
-        if !with_region {
-            let scales = peek(inputs, 1)?.to_f64_vec();
-            return resize.run(tensor, Some(scales), None, &[]);
-        }
-        let region = list(inputs, 1).map(Tensor::to_f64_vec).unwrap_or_default();
-        let scales = list(inputs, 2).map(Tensor::to_f64_vec);
-        let sizes = list(inputs, 3).map(|t| t.to_i64_vec("sizes")).transpose()?;
-        if scales.is_none() == sizes.is_none() {
-            return Err(OpError::value("Resize needs scales or sizes, not both"));
-        }
-        resize.run(tensor, scales, sizes, &region)
-    })
-}
-
-pub(super) fn upsample(d: &Decoding<'_>) -> Decoded {
-    let resize = Resize::of(d)?;
-    let attribute =
-        d.node.floats("scales").map(|s| s.iter().map(|&v| v.into()).collect::<Vec<_>>());
-    one(move |inputs| {
-        let scales = match &attribute {
-            Some(scales) => scales.clone(),
-            None => peek(inputs, 1)?.to_f64_vec(),
-        };
-        resize.run(peek(inputs, 0)?, Some(scales), None, &[])
-    })
 }

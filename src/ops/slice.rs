@@ -1,7 +1,10 @@
 //! Cutting and joining: Slice, Concat, Split, Pad, Tile.
 
+mod backward;
+
 use super::Decoding;
 use super::args::{Decoded, Inputs, elements, many, one, peek, peek_optional, take};
+use super::backward::{Reads, rule, single};
 use super::layout::{around, axis, copy_strided, count, extent, strides};
 use crate::error::OpError;
 use crate::onnx::NodeAttributes;
@@ -17,6 +20,19 @@ struct Bounds {
     steps: Option<Vec<i64>>,
 }
 
+impl Bounds {
+    /// Those given as inputs.
+    fn of(inputs: &Inputs) -> Result<Self, OpError> {
+        let list = |i, role| peek_optional(inputs, i).map(|t| t.to_i64_vec(role)).transpose();
+        Ok(Self {
+            starts: peek(inputs, 1)?.to_i64_vec("starts")?,
+            ends: peek(inputs, 2)?.to_i64_vec("ends")?,
+            axes: list(3, "axes")?,
+            steps: list(4, "steps")?,
+        })
+    }
+}
+
 pub(super) fn slice(d: &Decoding<'_>) -> Decoded {
     if d.opset < 10 {
         let list = |name| d.node.ints(name).map(<[i64]>::to_vec);
@@ -26,28 +42,41 @@ pub(super) fn slice(d: &Decoding<'_>) -> Decoded {
             axes: list("axes"),
             steps: None,
         };
-        return one(move |inputs| with_array!(peek(inputs, 0)?, a => cut(a, &bounds)));
+        let same = bounds.clone();
+        let run = one(move |inputs| with_array!(peek(inputs, 0)?, a => cut(a, &bounds)));
+        return single(run, Reads::NOTHING, move |pass, gradient| {
+            backward::slice(gradient, pass.shape(0)?, &same)
+        });
     }
-    one(|inputs| {
-        let list = |i, role| peek_optional(inputs, i).map(|t| t.to_i64_vec(role)).transpose();
-        let bounds = Bounds {
-            starts: peek(inputs, 1)?.to_i64_vec("starts")?,
-            ends: peek(inputs, 2)?.to_i64_vec("ends")?,
-            axes: list(3, "axes")?,
-            steps: list(4, "steps")?,
-        };
+    let run = one(|inputs| {
+        let bounds = Bounds::of(inputs)?;
         with_array!(peek(inputs, 0)?, a => cut(a, &bounds))
+    });
+    single(run, Reads::NOTHING, |pass, gradient| {
+        backward::slice(gradient, pass.shape(0)?, &Bounds::of(&pass.values())?)
     })
 }
 
+/// What a slice reads: from `offset` on along `walk`, extents and strides.
+struct Cut {
+    shape: Vec<usize>,
+    offset: usize,
+    walk: Vec<(usize, isize)>,
+}
+
 fn cut<T: Element>(array: &Array<T>, bounds: &Bounds) -> Result<Tensor, OpError> {
+    let cut = plan(array.shape(), bounds)?;
+    Tensor::from_vec(&cut.shape, copy_strided(&elements(array), cut.offset, &cut.walk)?)
+}
+
+fn plan(from: &[usize], bounds: &Bounds) -> Result<Cut, OpError> {
     let n = bounds.starts.len();
     let axes = bounds.axes.clone().unwrap_or_else(|| (0..n as i64).collect());
     let steps = bounds.steps.clone().unwrap_or_else(|| vec![1; n]);
     if bounds.ends.len() != n || axes.len() != n || steps.len() != n {
         return Err(OpError::shape("starts, ends, axes and steps differ in length"));
     }
-    let mut shape = array.shape().to_vec();
+    let mut shape = from.to_vec();
     let row_major = strides(&shape);
     let mut walk: Vec<_> =
         shape.iter().zip(&row_major).map(|(&n, &stride)| (n, stride as isize)).collect();
@@ -56,7 +85,7 @@ fn cut<T: Element>(array: &Array<T>, bounds: &Bounds) -> Result<Tensor, OpError>
         bounds.starts.iter().zip(&bounds.ends).zip(&axes).zip(&steps)
     {
         let at = axis(at, shape.len())?;
-        let extent = array.shape()[at] as i64;
+        let extent = from[at] as i64;
         let from_back = |v: i64| if v < 0 { v.saturating_add(extent) } else { v };
         let (low, high) = if step > 0 { (0, extent) } else { (-1, extent - 1) };
         let start = from_back(start).clamp(low.max(0), high);
@@ -74,7 +103,7 @@ fn cut<T: Element>(array: &Array<T>, bounds: &Bounds) -> Result<Tensor, OpError>
         let stride = if length > 1 { step as isize * row_major[at] as isize } else { 1 };
         walk[at] = (length, stride);
     }
-    Tensor::from_vec(&shape, copy_strided(&elements(array), offset, &walk)?)
+    Ok(Cut { shape, offset, walk })
 }
 
 pub(super) fn concat(d: &Decoding<'_>) -> Decoded {
@@ -104,7 +133,8 @@ pub(super) fn concat(d: &Decoding<'_>) -> Decoded {
         Tensor::from_vec(&shape, result)
     }
     let at = d.node.int("axis").unwrap_or(1);
-    one(move |inputs| with_array!(peek(inputs, 0)?, a => go(a, inputs, at)))
+    let run = one(move |inputs| with_array!(peek(inputs, 0)?, a => go(a, inputs, at)));
+    rule(run, Reads::NOTHING, move |pass| backward::concat(pass, at))
 }
 
 pub(super) fn split(d: &Decoding<'_>) -> Decoded {
@@ -135,29 +165,42 @@ pub(super) fn split(d: &Decoding<'_>) -> Decoded {
     let count = d.node.output.len();
     // Since opset 18 the last part may be smaller than the others.
     let uneven = d.node.int("num_outputs").is_some();
-    many(move |inputs| {
+    let same = attribute.clone();
+    let run = many(move |inputs| {
         let tensor = peek(inputs, 0)?;
         let at = axis(at, tensor.rank())?;
-        let n = tensor.shape()[at];
-        let given = match (&attribute, peek_optional(inputs, 1)) {
-            (Some(sizes), _) => Some(sizes.clone()),
-            (None, Some(sizes)) => Some(sizes.to_i64_vec("sizes")?),
-            (None, None) => None,
-        };
-        let sizes = match given {
-            Some(sizes) => sizes.into_iter().map(extent).collect::<Result<Vec<_>, _>>()?,
-            None if count > 0 && (uneven || n.is_multiple_of(count)) => {
-                let size = n.div_ceil(count);
-                (0..count).map(|i| size.min(n.saturating_sub(i * size))).collect()
-            }
-            None => return Err(OpError::shape(format!("{n} can't be split into {count} parts"))),
-        };
-        let total = sizes.iter().try_fold(0usize, |sum, &s| sum.checked_add(s));
-        if total != Some(n) {
-            return Err(OpError::shape(format!("sizes {sizes:?} don't add up to {n}")));
-        }
+        let given = peek_optional(inputs, 1);
+        let sizes = split_sizes(tensor.shape()[at], attribute.as_ref(), given, (count, uneven))?;
         with_array!(tensor, a => go(a, &sizes, at))
-    })
+    });
+    rule(run, Reads::NOTHING, move |pass| backward::split(pass, at, same.as_ref(), (count, uneven)))
+}
+
+/// The extents of the parts that `n` elements are split into.
+fn split_sizes(
+    n: usize,
+    attribute: Option<&Vec<i64>>,
+    given: Option<&Tensor>,
+    (count, uneven): (usize, bool),
+) -> Result<Vec<usize>, OpError> {
+    let given = match (attribute, given) {
+        (Some(sizes), _) => Some(sizes.clone()),
+        (None, Some(sizes)) => Some(sizes.to_i64_vec("sizes")?),
+        (None, None) => None,
+    };
+    let sizes = match given {
+        Some(sizes) => sizes.into_iter().map(extent).collect::<Result<Vec<_>, _>>()?,
+        None if count > 0 && (uneven || n.is_multiple_of(count)) => {
+            let size = n.div_ceil(count);
+            (0..count).map(|i| size.min(n.saturating_sub(i * size))).collect()
+        }
+        None => return Err(OpError::shape(format!("{n} can't be split into {count} parts"))),
+    };
+    let total = sizes.iter().try_fold(0usize, |sum, &s| sum.checked_add(s));
+    if total != Some(n) {
+        return Err(OpError::shape(format!("sizes {sizes:?} don't add up to {n}")));
+    }
+    Ok(sizes)
 }
 
 /// What Pad puts around the input.
@@ -199,10 +242,14 @@ pub(super) fn pad(d: &Decoding<'_>) -> Decoded {
     if d.opset < 11 {
         let amounts = d.node.ints("pads").unwrap_or(&[]).to_vec();
         let value = d.node.float("value").unwrap_or(0.0);
-        return one(move |inputs| match take(inputs, 0)? {
+        let padding = Padding { amounts: amounts.clone() };
+        let run = one(move |inputs| match take(inputs, 0)? {
             Tensor::F32(a) => padded(&a, &amounts, value, filling),
             Tensor::F64(a) => padded(&a, &amounts, value.into(), filling),
             other => Err(super::args::bad_type(&other, "an input of Pad")),
+        });
+        return single(run, Reads::NOTHING, move |pass, gradient| {
+            backward::pad(gradient, pass.shape(0)?, &padding, filling)
         });
     }
     fn go<T: Element + Default>(
@@ -214,12 +261,29 @@ pub(super) fn pad(d: &Decoding<'_>) -> Decoded {
             Some(tensor) => elements(tensor.typed::<T>("a value")?)[0],
             None => T::default(),
         };
+        padded(array, &Padding::of(inputs, array.ndim())?.amounts, value, filling)
+    }
+    let run = one(move |inputs| with_array!(peek(inputs, 0)?, a => go(a, inputs, filling)));
+    // What is put around the input is a setting and gets no gradient.
+    single(run, Reads::NOTHING, move |pass, gradient| {
+        let shape = pass.shape(0)?;
+        backward::pad(gradient, shape, &Padding::of(&pass.values(), shape.len())?, filling)
+    })
+}
+
+/// Elements before each axis, then after each axis; negative ones crop.
+struct Padding {
+    amounts: Vec<i64>,
+}
+
+impl Padding {
+    /// Those given as inputs, for all axes or for some.
+    fn of(inputs: &Inputs, rank: usize) -> Result<Self, OpError> {
         let given = peek(inputs, 1)?.to_i64_vec("pads")?;
         let Some(axes) = peek_optional(inputs, 3) else {
-            return padded(array, &given, value, filling);
+            return Ok(Self { amounts: given });
         };
         let axes = axes.to_i64_vec("axes")?;
-        let rank = array.ndim();
         if given.len() != 2 * axes.len() {
             return Err(OpError::shape("pads must have a begin and an end for each axis"));
         }
@@ -229,9 +293,8 @@ pub(super) fn pad(d: &Decoding<'_>) -> Decoded {
             amounts[at] = given[i];
             amounts[rank + at] = given[axes.len() + i];
         }
-        padded(array, &amounts, value, filling)
+        Ok(Self { amounts })
     }
-    one(move |inputs| with_array!(peek(inputs, 0)?, a => go(a, inputs, filling)))
 }
 
 /// `array` with `amounts` (all begins, then all ends; negative ones crop) of `filling` around it.
@@ -315,8 +378,11 @@ pub(super) fn tile(_: &Decoding<'_>) -> Decoded {
         }
         Tensor::from_vec(&shape, copy_strided(&elements(array), 0, &walk)?)
     }
-    one(|inputs| {
+    let run = one(|inputs| {
         let repeats = peek(inputs, 1)?.to_i64_vec("repeats")?;
         with_array!(peek(inputs, 0)?, a => go(a, &repeats))
+    });
+    single(run, Reads::NOTHING, |pass, gradient| {
+        backward::tile(gradient, pass.shape(0)?, &pass.input(1)?.to_i64_vec("repeats")?)
     })
 }

@@ -1,7 +1,8 @@
 //! Softmax and relatives, over rows `[outer, n, inner]` along the middle axis.
 
 use super::Decoding;
-use super::args::{Decoded, Inputs, floats, one, take, update};
+use super::args::{Decoded, Inputs, elements, floats, one, take, update};
+use super::backward::{Reads, flat, single};
 use super::layout::{around, axis, axis_or_end};
 use super::number::Number;
 use super::reduce::fold_row;
@@ -28,13 +29,46 @@ fn extents(d: &Decoding<'_>) -> impl Fn(&[usize]) -> Result<Extents, OpError> + 
 }
 
 pub(super) fn softmax(d: &Decoding<'_>) -> Decoded {
-    let extents = extents(d);
-    one(move |inputs| over_rows(inputs, &extents, Normaliser { log: false }))
+    normalised(d, false)
 }
 
 pub(super) fn log_softmax(d: &Decoding<'_>) -> Decoded {
-    let extents = extents(d);
-    one(move |inputs| over_rows(inputs, &extents, Normaliser { log: true }))
+    normalised(d, true)
+}
+
+fn normalised(d: &Decoding<'_>, log: bool) -> Decoded {
+    let forward = extents(d);
+    let backward = extents(d);
+    let run = one(move |inputs| over_rows(inputs, &forward, Normaliser { log }));
+    single(run, Reads::OUTPUTS, move |pass, gradient| {
+        floats!(gradient, "a gradient", g => {
+            let y = elements(pass.output(0)?.typed::<T>("a result")?);
+            let extents = backward(g.shape())?;
+            Ok(Tensor::from(update(g, |g| through_rows(g, &y, extents, log))))
+        })
+    })
+}
+
+/// Turns the gradient `g` of the result `y` into that of the operand: `y (g - sum y g)`, or for
+/// logarithms `g - e^y sum g`.
+fn through_rows<T: Number + Special>(g: &mut [T], y: &[T], (_, n, inner): Extents, log: bool) {
+    if g.is_empty() {
+        return;
+    }
+    let mut sums = vec![T::ZERO; inner];
+    for (g, y) in g.chunks_exact_mut(n * inner).zip(y.chunks_exact(n * inner)) {
+        sums.fill(T::ZERO);
+        for (g, y) in g.chunks_exact(inner).zip(y.chunks_exact(inner)) {
+            for ((sum, &g), &y) in sums.iter_mut().zip(g).zip(y) {
+                *sum = sum.plus(if log { g } else { g.times(y) });
+            }
+        }
+        for (g, y) in g.chunks_exact_mut(inner).zip(y.chunks_exact(inner)) {
+            for ((g, &y), &sum) in g.iter_mut().zip(y).zip(&sums) {
+                *g = if log { g.minus(y.exponential().times(sum)) } else { y.times(g.minus(sum)) };
+            }
+        }
+    }
 }
 
 struct Normaliser {
@@ -147,10 +181,10 @@ pub(super) fn hardmax(d: &Decoding<'_>) -> Decoded {
         })))
     }
     let extents = extents(d);
-    one(move |inputs| {
+    flat(one(move |inputs| {
         floats!(take(inputs, 0)?, "a float operand", a => {
             let extents = extents(a.shape())?;
             go::<T>(a, extents)
         })
-    })
+    }))
 }

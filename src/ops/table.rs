@@ -14,6 +14,7 @@ const fn row(op_type: &'static str, decode: fn(&Decoding<'_>) -> Decoded) -> Ent
 /// Every operator that is run here, grouped by family.
 pub static TABLE: &[Entry] = &[
     row("Conv", conv::decode),
+    row("ConvTranspose", conv::transposed),
     row("Gemm", matmul::decode_gemm),
     row("MatMul", matmul::decode_matmul),
     row("Neg", elementwise::neg),

@@ -2,19 +2,22 @@
 //!
 //! [`descend`] is the loop: seeded batches, gradients summed over samples in a fixed order, a
 //! schedule, an optimizer, the best state kept. What it descends is given as functions of the
-//! parameters, so each step can be driven and tested by itself.
+//! parameters, so each step can be driven and tested by itself; a [`Student`] gives loss and gradient
+//! of a network on a dataset.
 
 mod augment;
 mod descent;
 mod optimizer;
 mod schedule;
 mod stable_rank;
+mod student;
 
 pub use augment::Augmentation;
 pub use descent::{Descent, History, Recipe, Slopes, descend};
 pub use optimizer::{Method, Optimizer, clip};
 pub use schedule::Schedule;
 pub use stable_rank::{StableRank, Value};
+pub use student::Student;
 
 /// A tensor that is trained.
 #[derive(Clone, Debug, PartialEq)]

@@ -5,7 +5,7 @@
 
 use std::mem::MaybeUninit;
 
-use super::{ConvShape, PackedConv, Spatial};
+use super::{ConvShape, PackedConv, Spatial, plain};
 use crate::error::OpError;
 use crate::kernels::Clamp;
 use crate::kernels::lanes::Isa;
@@ -135,34 +135,12 @@ impl InputGradient {
     /// and padding wider than the kernel.
     fn scattered(&self, weight: &[f32], dy: &[f32], samples: usize) -> Vec<f32> {
         let shape = &self.shape;
-        let plane: usize = self.spatial.iter().product();
-        let positions: usize = self.output.iter().product();
-        let area: usize = shape.kernel.iter().product();
-        let mut out = vec![0.0; samples * shape.in_channels * plane];
-        for (row, gradients) in dy.chunks_exact(positions.max(1)).enumerate() {
-            let (sample, channel) = (row / shape.out_channels, row % shape.out_channels);
-            let first = channel / shape.group_out() * shape.group_in();
-            for (position, gradient) in gradients.iter().enumerate() {
-                let at = split(position, self.output);
-                for tap in 0..area {
-                    let k = split(tap, shape.kernel);
-                    let mut place = 0;
-                    let inside = (0..3).all(|a| {
-                        let x = at[a] * shape.strides[a] + k[a] * shape.dilations[a];
-                        let x = x.checked_sub(shape.pads_begin[a]);
-                        let x = x.filter(|&x| x < self.spatial[a]);
-                        place = place * self.spatial[a] + x.unwrap_or(0);
-                        x.is_some()
-                    });
-                    if !inside {
-                        continue;
-                    }
-                    for c in 0..shape.group_in() {
-                        let to = (sample * shape.in_channels + first + c) * plane + place;
-                        out[to] += gradient * weight[channel * shape.taps() + c * area + tap];
-                    }
-                }
-            }
+        let in_len = shape.in_channels * self.spatial.iter().product::<usize>();
+        let out_len = shape.out_channels * self.output.iter().product::<usize>();
+        let mut out = vec![0.0; samples * in_len];
+        let parts = dy.chunks_exact(out_len.max(1)).zip(out.chunks_exact_mut(in_len.max(1)));
+        for (dy, dx) in parts {
+            plain::data_gradient(shape, [self.spatial, self.output], weight, dy, dx);
         }
         out
     }

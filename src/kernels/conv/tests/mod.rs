@@ -1,3 +1,5 @@
+mod plain_kernel;
+
 use super::*;
 
 /// Calls `product` for every weight that meets an input: output channel, output position, tap, and

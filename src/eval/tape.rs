@@ -1,0 +1,359 @@
+//! Running a graph so that it can be gone through backward.
+//!
+//! A [`Recorder`] is an evaluator some of whose constants are parameters, given with every run.
+//! Nothing is fused and no parameter laid out beforehand. A [`Tape`] holds what the rules of the
+//! steps between parameters and outputs read; all other values are dropped as in an ordinary run.
+
+use std::collections::{HashMap, HashSet};
+
+use super::{Evaluator, State, ValueId};
+use crate::error::{Error, OpError, Result};
+use crate::graph;
+use crate::onnx::Model;
+use crate::ops::backward::accumulate;
+use crate::ops::{Backward, Derivative, Kept, Reads};
+use crate::tensor::{DataType, Tensor};
+
+/// A graph whose runs can be recorded.
+pub struct Recorder {
+    evaluator: Evaluator,
+    parameters: Vec<Parameter>,
+    outputs: Vec<String>,
+    /// Values whose gradients are asked for besides the parameters'.
+    watched: HashMap<ValueId, String>,
+    /// For every step, what its recording takes; `None` where no gradient passes.
+    plans: Vec<Option<Plan>>,
+}
+
+/// A constant of the graph that training changes.
+struct Parameter {
+    name: String,
+    id: ValueId,
+    stored: Tensor,
+}
+
+/// How a step is recorded.
+struct Plan {
+    /// Which inputs depend on a parameter.
+    wanted: Vec<bool>,
+    /// What the rule reads; `None` where there is no rule.
+    reads: Option<Reads>,
+}
+
+/// A node that parameters' gradients would have to pass, and can't.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Obstacle {
+    /// Name of the node, or of its first output where it has no name.
+    pub node: String,
+    /// Its operator.
+    pub op_type: String,
+    /// The parameters behind it, in the recorder's order: their gradients can't be had, or not in
+    /// full.
+    pub parameters: Vec<String>,
+}
+
+impl Evaluator {
+    /// The training form of a model's evaluator: the constants `trained` become parameters, and the
+    /// gradients of the values `watched` can be had too, which are kept like outputs.
+    ///
+    /// # Errors
+    /// As [`Evaluator::observing`]; when a trained name is no constant of floats.
+    pub fn recorder(model: &Model, trained: &[&str], watched: &[&str]) -> Result<Recorder> {
+        let mut stored = Vec::with_capacity(trained.len());
+        for name in trained {
+            let tensor = graph::constant_tensor(model, name)?.filter(is_float);
+            stored.push(tensor.ok_or_else(|| Error::InvalidModel {
+                reason: format!("there is no constant `{name}` of floats"),
+            })?);
+        }
+        let evaluator = Self::compile(model, watched, Some(trained))?;
+        let parameters: Vec<Parameter> = trained
+            .iter()
+            .zip(stored)
+            .filter_map(|(name, stored)| {
+                let id = evaluator.value(name)?;
+                Some(Parameter { name: (*name).to_owned(), id, stored })
+            })
+            .collect();
+        let watched = watched
+            .iter()
+            .filter_map(|name| Some((evaluator.value(name)?, (*name).to_owned())))
+            .collect();
+        let outputs = model.graph().output.iter().map(|o| o.name().to_owned()).collect();
+        let mut recorder = Recorder { evaluator, parameters, outputs, watched, plans: Vec::new() };
+        recorder.plan();
+        Ok(recorder)
+    }
+}
+
+fn is_float(tensor: &Tensor) -> bool {
+    use DataType::{BF16, F16, F32, F64};
+    matches!(tensor.data_type(), F16 | BF16 | F32 | F64)
+}
+
+impl Recorder {
+    /// Finds the steps between parameters and outputs.
+    fn plan(&mut self) {
+        let mut carry: HashSet<ValueId> = self.parameters.iter().map(|p| p.id).collect();
+        let mut plans = Vec::with_capacity(self.evaluator.steps.len());
+        for step in &self.evaluator.steps {
+            let wanted: Vec<bool> =
+                step.inputs.iter().map(|id| id.is_some_and(|id| carry.contains(&id))).collect();
+            let derivative = if wanted.contains(&true) {
+                step.operator.derivative(&wanted)
+            } else {
+                Derivative::Zero
+            };
+            plans.push(match derivative {
+                Derivative::Zero => None,
+                Derivative::Unknown => Some(Plan { wanted, reads: None }),
+                Derivative::Rule(reads) => Some(Plan { wanted, reads: Some(reads) }),
+            });
+            if plans.last().is_some_and(Option::is_some) {
+                carry.extend(step.outputs.iter().flatten());
+            }
+        }
+        // What leads to no output, or to its jumps only, needs no recording.
+        let mut led: HashSet<ValueId> =
+            self.evaluator.outputs.iter().chain(self.watched.keys()).copied().collect();
+        for (step, plan) in self.evaluator.steps.iter().zip(&mut plans).rev() {
+            if !step.outputs.iter().flatten().any(|id| led.contains(id)) {
+                *plan = None;
+            }
+            if let Some(plan) = plan {
+                let wanted = step.inputs.iter().zip(&plan.wanted).filter(|(_, wanted)| **wanted);
+                led.extend(wanted.filter_map(|(id, _)| *id));
+            }
+        }
+        self.plans = plans;
+    }
+
+    /// The evaluator that runs the graph.
+    #[must_use]
+    pub fn evaluator(&self) -> &Evaluator {
+        &self.evaluator
+    }
+
+    /// Names of the parameters that the graph uses, in the order [`Recorder::record`] takes them.
+    pub fn parameters(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.parameters.iter().map(|parameter| parameter.name.as_str())
+    }
+
+    /// The parameters as the model has them, in the same order.
+    #[must_use]
+    pub fn stored(&self) -> Vec<Tensor> {
+        self.parameters.iter().map(|parameter| parameter.stored.clone()).collect()
+    }
+
+    /// Names of the graph's outputs, in order.
+    #[must_use]
+    pub fn outputs(&self) -> &[String] {
+        &self.outputs
+    }
+
+    /// The nodes without a rule between a parameter and an output.
+    #[must_use]
+    pub fn obstacles(&self) -> Vec<Obstacle> {
+        let steps = &self.evaluator.steps;
+        let blocked = |plan: &Option<Plan>| plan.as_ref().is_some_and(|p| p.reads.is_none());
+        let at = (0..steps.len()).filter(|&index| blocked(&self.plans[index]));
+        at.map(|index| {
+            let mut behind: HashSet<ValueId> =
+                steps[index].outputs.iter().copied().flatten().collect();
+            for (step, plan) in steps.iter().zip(&self.plans).take(index + 1).rev() {
+                let Some(plan) = plan else { continue };
+                if step.outputs.iter().flatten().any(|id| behind.contains(id)) {
+                    let wanted = step.inputs.iter().zip(&plan.wanted).filter(|(_, w)| **w);
+                    behind.extend(wanted.filter_map(|(id, _)| *id));
+                }
+            }
+            let parameters = self.parameters.iter().filter(|p| behind.contains(&p.id));
+            Obstacle {
+                node: steps[index].label.node.clone(),
+                op_type: steps[index].label.op_type.clone(),
+                parameters: parameters.map(|p| p.name.clone()).collect(),
+            }
+        })
+        .collect()
+    }
+
+    /// Runs the graph on `inputs`, in graph order, with these parameters, and keeps what going
+    /// backward takes.
+    ///
+    /// # Errors
+    /// As [`Evaluator::run`], and when the number of parameters differs.
+    pub fn record(&self, inputs: Vec<Tensor>, parameters: &[Tensor]) -> Result<Tape<'_>> {
+        if parameters.len() != self.parameters.len() {
+            let (wanted, given) = (self.parameters.len(), parameters.len());
+            let reason = format!("{given} parameters for the {wanted} of the graph");
+            return Err(Error::DataMismatch { reason });
+        }
+        let evaluator = &self.evaluator;
+        let mut state = evaluator.start(inputs)?;
+        for (parameter, value) in self.parameters.iter().zip(parameters) {
+            state.values.insert(parameter.id, value.clone());
+        }
+        let mut entries = Vec::new();
+        for (index, plan) in self.plans.iter().enumerate() {
+            let inputs = evaluator.gather(&mut state, index);
+            let Some(plan) = plan else {
+                let outputs = evaluator.execute(index, inputs)?;
+                evaluator.store(&mut state, index, outputs);
+                continue;
+            };
+            let reads = plan.reads.unwrap_or(Reads::NOTHING);
+            let whole = |tensor: &Tensor, read: bool| {
+                Kept::new(tensor, plan.reads.is_some() && (read || !is_float(tensor)))
+            };
+            let kept_inputs: Vec<Option<Kept>> = inputs
+                .iter()
+                .enumerate()
+                .map(|(i, tensor)| tensor.as_ref().map(|tensor| whole(tensor, reads.input(i))))
+                .collect();
+            let outputs = evaluator.execute(index, inputs)?;
+            let named = evaluator.steps[index].outputs.len();
+            let kept_outputs: Vec<Option<Kept>> = outputs
+                .iter()
+                .take(named)
+                .enumerate()
+                .map(|(i, tensor)| Some(whole(tensor, reads.output(i))))
+                .collect();
+            entries.push(Entry { step: index, inputs: kept_inputs, outputs: kept_outputs });
+            evaluator.store(&mut state, index, outputs);
+        }
+        state.next = evaluator.steps.len();
+        Ok(Tape { recorder: self, state, entries })
+    }
+}
+
+/// What is kept of a step's run.
+struct Entry {
+    step: usize,
+    inputs: Vec<Option<Kept>>,
+    outputs: Vec<Option<Kept>>,
+}
+
+/// A recorded run.
+pub struct Tape<'r> {
+    recorder: &'r Recorder,
+    /// Outputs and watched values.
+    state: State,
+    entries: Vec<Entry>,
+}
+
+impl Tape<'_> {
+    /// The graph's outputs.
+    ///
+    /// # Errors
+    /// As [`Evaluator::finish`].
+    pub fn outputs(&self) -> Result<Vec<Tensor>> {
+        self.recorder.evaluator.finish(&self.state)
+    }
+
+    /// The value of an output or a watched value.
+    #[must_use]
+    pub fn value(&self, name: &str) -> Option<Tensor> {
+        self.recorder.evaluator.get(&self.state, self.recorder.evaluator.value(name)?)
+    }
+
+    /// Bytes of the values kept for the rules; a value that several steps keep counts for each.
+    #[must_use]
+    pub fn byte_len(&self) -> usize {
+        let kept = self.entries.iter().flat_map(|entry| entry.inputs.iter().chain(&entry.outputs));
+        kept.flatten().filter_map(|kept| kept.value.as_ref()).map(Tensor::byte_len).sum()
+    }
+
+    /// The gradients of parameters and watched values, by name, from those of outputs or watched
+    /// values. What the given values don't depend on is not among them. A value that several steps
+    /// read has the sum of what they give. Every step's values are freed when it is done.
+    ///
+    /// # Errors
+    /// When a given gradient's value is not kept or has another shape; with the node's name, when
+    /// the gradient has to pass a node without a rule or a rule fails.
+    pub fn backward(
+        self,
+        gradients: impl IntoIterator<Item = (String, Tensor)>,
+    ) -> Result<HashMap<String, Tensor>> {
+        let Self { recorder, state, mut entries } = self;
+        let evaluator = &recorder.evaluator;
+        let mut found: HashMap<ValueId, Tensor> = HashMap::new();
+        for (name, gradient) in gradients {
+            let fault = |reason: String| Error::DataMismatch { reason };
+            let id = evaluator.value(&name);
+            let value = id.and_then(|id| Some((id, evaluator.get(&state, id)?)));
+            let Some((id, value)) = value else {
+                return Err(fault(format!("`{name}` is neither an output nor watched")));
+            };
+            let shapes = (gradient.shape(), value.shape());
+            if shapes.0 != shapes.1 {
+                return Err(fault(format!("gradient {:?} of `{name}` {:?}", shapes.0, shapes.1)));
+            }
+            add(&mut found, id, gradient)
+                .map_err(|source| fault(format!("gradient of `{name}`: {source}")))?;
+        }
+        drop(state);
+        let mut result = HashMap::new();
+        while let Some(entry) = entries.pop() {
+            let step = &evaluator.steps[entry.step];
+            let Some(plan) = &recorder.plans[entry.step] else { continue };
+            let gradients: Vec<Option<Tensor>> = step
+                .outputs
+                .iter()
+                .map(|id| {
+                    let gradient = found.remove(&(*id)?)?;
+                    if let Some(name) = recorder.watched.get(&(*id)?) {
+                        result.insert(name.clone(), gradient.clone());
+                    }
+                    Some(gradient)
+                })
+                .collect();
+            if gradients.iter().all(Option::is_none) {
+                continue;
+            }
+            let (inputs, outputs) = (&entry.inputs, &entry.outputs);
+            let mut pass = Backward { inputs, outputs, gradients, wanted: &plan.wanted };
+            let given = step.operator.backward(&mut pass).and_then(|given| {
+                drop(pass);
+                for (i, gradient) in given.into_iter().enumerate() {
+                    let (Some(gradient), Some(Some(id)), true) =
+                        (gradient, step.inputs.get(i), plan.wanted.get(i) == Some(&true))
+                    else {
+                        continue;
+                    };
+                    let shape = inputs[i].as_ref().map(|kept| kept.shape.as_slice());
+                    if shape != Some(gradient.shape()) {
+                        let given = gradient.shape();
+                        return Err(OpError::shape(format!("a gradient {given:?} of {shape:?}")));
+                    }
+                    add(&mut found, *id, gradient)?;
+                }
+                Ok(())
+            });
+            given.map_err(|source| Error::Node {
+                node: step.label.node.clone(),
+                op_type: step.label.op_type.clone(),
+                source,
+            })?;
+        }
+        for parameter in &recorder.parameters {
+            if let Some(gradient) = found.remove(&parameter.id) {
+                result.insert(parameter.name.clone(), gradient);
+            }
+        }
+        Ok(result)
+    }
+}
+
+/// Adds a gradient to what a value has so far.
+fn add(
+    found: &mut HashMap<ValueId, Tensor>,
+    id: ValueId,
+    gradient: Tensor,
+) -> std::result::Result<(), OpError> {
+    let sum = match found.remove(&id) {
+        Some(other) => accumulate(other, gradient)?,
+        None => gradient,
+    };
+    found.insert(id, sum);
+    Ok(())
+}

@@ -1,0 +1,129 @@
+//! A network in training: loss and gradient of its parameters on samples of a dataset.
+
+use super::{Augmentation, Parameter, Slopes};
+use crate::dataset::Dataset;
+use crate::error::{Error, Result};
+use crate::eval::{Evaluator, Recorder};
+use crate::graph;
+use crate::onnx::{Model, TensorProto};
+use crate::score::{Objective, Scorer};
+use crate::tensor::Tensor;
+
+/// A model whose constants are trained towards an objective.
+pub struct Student<'a> {
+    model: &'a Model,
+    recorder: Recorder,
+    /// Gives what the outputs are compared with, for the samples as they are shown.
+    original: &'a Evaluator,
+    data: &'a Dataset,
+    scorer: &'a Scorer,
+    /// What the loss is made of.
+    pub objective: Objective,
+    /// What is done to images.
+    pub augmentation: Augmentation,
+}
+
+impl<'a> Student<'a> {
+    /// The constants `trained` of `model`, on samples of `data`. `original` runs the model whose
+    /// outputs are imitated; `scorer` knows the classes and the objective.
+    ///
+    /// # Errors
+    /// When a name is no constant of floats, or a node between a parameter and an output has no
+    /// backward rule; with the node's name.
+    pub fn new(
+        model: &'a Model,
+        trained: &[&str],
+        original: &'a Evaluator,
+        data: &'a Dataset,
+        scorer: &'a Scorer,
+    ) -> Result<Self> {
+        let recorder = Evaluator::recorder(model, trained, &[])?;
+        if let Some(obstacle) = recorder.obstacles().first() {
+            return Err(Error::Training {
+                reason: format!(
+                    "node `{}` ({}) has no backward rule",
+                    obstacle.node, obstacle.op_type
+                ),
+            });
+        }
+        let objective = scorer.objective();
+        let augmentation = Augmentation::default();
+        Ok(Self { model, recorder, original, data, scorer, objective, augmentation })
+    }
+
+    /// The parameters as the model has them. Weight decay is for those of two and more axes.
+    #[must_use]
+    pub fn parameters(&self) -> Vec<Parameter> {
+        let stored = self.recorder.stored();
+        let named = self.recorder.parameters().zip(stored);
+        named
+            .map(|(name, tensor)| Parameter {
+                name: name.to_owned(),
+                shape: tensor.shape().to_vec(),
+                decays: tensor.rank() > 1,
+                values: tensor.to_f64_vec().into_iter().map(|v| v as f32).collect(),
+            })
+            .collect()
+    }
+
+    /// The loss summed over `samples` and its gradient: what [`super::descend`] asks for.
+    ///
+    /// # Errors
+    /// When samples can't be read or an operator fails.
+    pub fn slopes(&self, parameters: &[Parameter], samples: &[usize], seed: u64) -> Result<Slopes> {
+        let values = tensors(parameters)?;
+        let mut total: Vec<Vec<f32>> =
+            parameters.iter().map(|p| vec![0.0; p.values.len()]).collect();
+        let mut loss = 0.0;
+        let first = self.data.batch(samples.get(..1).unwrap_or(&[]))?;
+        let size = self.original.batch_size(&first).max(1);
+        for (run, samples) in samples.chunks(size).enumerate() {
+            let mut inputs = self.data.batch(samples)?;
+            for (position, input) in inputs.iter_mut().enumerate() {
+                let seed = seed.wrapping_add(((run as u64) << 32) + position as u64);
+                *input = self.augmentation.apply(input, seed).map_err(|e| fault(&e))?;
+            }
+            let reference = self.original.run_all(&inputs)?;
+            let labels = self.data.labels(samples)?.unwrap_or_default();
+            let tape = self.recorder.record(inputs, &values)?;
+            let outputs = tape.outputs()?;
+            let slopes = self.scorer.gradients(&self.objective, &outputs, &reference, &labels)?;
+            loss += slopes.losses.iter().sum::<f64>();
+            let given = self.recorder.outputs().iter().zip(slopes.outputs);
+            let given = given.filter_map(|(name, slope)| Some((name.clone(), slope?)));
+            let gradients = tape.backward(given)?;
+            for (total, parameter) in total.iter_mut().zip(parameters) {
+                let Some(gradient) = gradients.get(&parameter.name) else { continue };
+                let gradient = gradient.f32("a gradient").map_err(|e| fault(&e))?;
+                total.iter_mut().zip(gradient).for_each(|(total, g)| *total += g);
+            }
+        }
+        Ok((loss, total))
+    }
+
+    /// The model with these parameters.
+    ///
+    /// # Errors
+    /// When a parameter is no constant of the graph.
+    pub fn trained(&self, parameters: &[Parameter]) -> Result<Model> {
+        let mut model = self.model.clone();
+        for (parameter, tensor) in parameters.iter().zip(tensors(parameters)?) {
+            let stored = TensorProto::from_tensor(&parameter.name, &tensor);
+            if !graph::set_constant(model.graph_mut(), stored) {
+                return Err(Error::Training {
+                    reason: format!("`{}` is no constant of the graph", parameter.name),
+                });
+            }
+        }
+        Ok(model)
+    }
+}
+
+fn tensors(parameters: &[Parameter]) -> Result<Vec<Tensor>> {
+    let tensor = |p: &Parameter| Tensor::from_vec(&p.shape, p.values.clone());
+    parameters.iter().map(tensor).collect::<std::result::Result<_, _>>().map_err(|e| fault(&e))
+}
+
+fn fault(error: &crate::error::OpError) -> Error {
+    Error::Training { reason: error.to_string() }
+}

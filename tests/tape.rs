@@ -1,0 +1,400 @@
+//! Gradients of whole graphs.
+
+#![allow(clippy::unwrap_used, reason = "a test or an example may panic")]
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use onnx_bsr::error::Error;
+use onnx_bsr::eval::{Evaluator, Recorder};
+use onnx_bsr::onnx::proto::type_proto;
+use onnx_bsr::onnx::proto::{AttributeProto, OperatorSetIdProto, TensorShapeProto};
+use onnx_bsr::onnx::{
+    GraphProto, Model, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto,
+};
+use onnx_bsr::tensor::{DataType, Tensor};
+
+struct Random(u64);
+
+impl Random {
+    /// Within -1 and 1.
+    fn next(&mut self) -> f64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (self.0 >> 11) as f64 / (1u64 << 52) as f64 - 1.0
+    }
+
+    fn tensor(&mut self, shape: &[usize], kind: DataType) -> Tensor {
+        let values: Vec<f64> = (0..shape.iter().product()).map(|_| self.next()).collect();
+        of_kind(shape, &values, kind)
+    }
+}
+
+fn of_kind(shape: &[usize], values: &[f64], kind: DataType) -> Tensor {
+    match kind {
+        DataType::F64 => Tensor::from_vec(shape, values.to_vec()).unwrap(),
+        _ => Tensor::from_vec(shape, values.iter().map(|&v| v as f32).collect()).unwrap(),
+    }
+}
+
+/// A graph of one input `x`; nodes are `(operator, inputs, outputs)`.
+fn model(
+    x: &[i64],
+    nodes: &[(&str, &[&str], &[&str])],
+    constants: &[(&str, Tensor)],
+    outputs: &[&str],
+) -> Model {
+    let strings = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+    let node = |(op, inputs, outputs): &(&str, &[&str], &[&str])| NodeProto {
+        op_type: Some((*op).to_owned()),
+        name: Some(format!("{op} of {}", inputs[0])),
+        input: strings(inputs),
+        output: strings(outputs),
+        ..NodeProto::default()
+    };
+    let value = |name: &str, shape: &[i64]| {
+        ValueInfoProto {
+        name: Some(name.to_owned()),
+        r#type: Some(TypeProto {
+            value: Some(type_proto::Value::TensorType(type_proto::Tensor {
+                elem_type: Some(11),
+                shape: Some(TensorShapeProto {
+                    dim: shape
+                        .iter()
+                        .map(|&d| onnx_bsr::onnx::proto::tensor_shape_proto::Dimension {
+                            value: Some(
+                                onnx_bsr::onnx::proto::tensor_shape_proto::dimension::Value::DimValue(d),
+                            ),
+                            ..Default::default()
+                        })
+                        .collect(),
+                }),
+            })),
+            ..TypeProto::default()
+        }),
+        ..ValueInfoProto::default()
+    }
+    };
+    let graph = GraphProto {
+        name: Some("graph".to_owned()),
+        node: nodes.iter().map(node).collect(),
+        input: vec![value("x", x)],
+        initializer: constants.iter().map(|(name, t)| TensorProto::from_tensor(name, t)).collect(),
+        output: outputs
+            .iter()
+            .map(|&name| ValueInfoProto { name: Some(name.to_owned()), ..Default::default() })
+            .collect(),
+        ..GraphProto::default()
+    };
+    Model::from_proto(ModelProto {
+        ir_version: Some(8),
+        opset_import: vec![OperatorSetIdProto { domain: None, version: Some(17) }],
+        graph: Some(graph),
+        ..ModelProto::default()
+    })
+    .unwrap()
+}
+
+fn vector(values: &[f64]) -> Tensor {
+    Tensor::from_vec(&[values.len()], values.to_vec()).unwrap()
+}
+
+fn seeds(pairs: &[(&str, Tensor)]) -> Vec<(String, Tensor)> {
+    pairs.iter().map(|(name, tensor)| ((*name).to_owned(), tensor.clone())).collect()
+}
+
+fn backward(recorder: &Recorder, x: Tensor, given: &[(&str, Tensor)]) -> HashMap<String, Tensor> {
+    let tape = recorder.record(vec![x], &recorder.stored()).unwrap();
+    tape.backward(seeds(given)).unwrap()
+}
+
+#[test]
+fn a_value_used_twice_sums_its_gradients() {
+    // y = (w x) (w x) + w
+    let nodes: &[(&str, &[&str], &[&str])] =
+        &[("Mul", &["w", "x"], &["p"]), ("Mul", &["p", "p"], &["q"]), ("Add", &["q", "w"], &["y"])];
+    let model = model(&[2], nodes, &[("w", vector(&[3.0, -2.0]))], &["y"]);
+    let recorder = Evaluator::recorder(&model, &["w"], &["p"]).unwrap();
+    let gradients = backward(&recorder, vector(&[2.0, 5.0]), &[("y", vector(&[1.0, 10.0]))]);
+    // dy/dw = 2 w x^2 + 1, dy/dp = 2 p
+    assert_eq!(gradients["w"], vector(&[25.0, -990.0]));
+    assert_eq!(gradients["p"], vector(&[12.0, -200.0]));
+}
+
+#[test]
+fn unused_outputs_and_parameters_are_left_out() {
+    let nodes: &[(&str, &[&str], &[&str])] = &[
+        ("Mul", &["w", "x"], &["p"]),
+        ("Split", &["p", "sizes"], &["a", "b", "c"]),
+        ("Mul", &["b", "v"], &["y"]),
+        ("Mul", &["x", "u"], &["z"]),
+    ];
+    let constants = [
+        ("w", vector(&[1.0, 2.0, 3.0, 4.0])),
+        ("v", vector(&[5.0, 6.0])),
+        ("u", vector(&[1.0; 4])),
+        ("sizes", Tensor::from_vec(&[3], vec![1i64, 2, 1]).unwrap()),
+    ];
+    let model = model(&[4], nodes, &constants, &["y", "z"]);
+    let recorder = Evaluator::recorder(&model, &["w", "v", "u"], &[]).unwrap();
+    let x = vector(&[1.0, 1.0, 10.0, 1.0]);
+    let gradients = backward(&recorder, x, &[("y", vector(&[1.0, 1.0]))]);
+    assert_eq!(gradients["w"], vector(&[0.0, 5.0, 60.0, 0.0]));
+    assert_eq!(gradients["v"], vector(&[2.0, 30.0]));
+    assert!(!gradients.contains_key("u"));
+}
+
+#[test]
+fn only_the_path_is_kept() {
+    let nodes: &[(&str, &[&str], &[&str])] = &[
+        ("Exp", &["x"], &["a"]),
+        ("Mul", &["a", "frozen"], &["b"]),
+        ("Mul", &["b", "w"], &["c"]),
+        ("Add", &["c", "x"], &["d"]),
+        ("Relu", &["d"], &["y"]),
+    ];
+    let constants = [("frozen", vector(&[1.0; 8])), ("w", vector(&[2.0; 8]))];
+    let model = model(&[8], nodes, &constants, &["y"]);
+    let recorder = Evaluator::recorder(&model, &["w"], &[]).unwrap();
+    let x = vector(&[0.5; 8]);
+    let tape = recorder.record(vec![x], &recorder.stored()).unwrap();
+    // The other factor of w, and the result of Relu.
+    assert_eq!(tape.byte_len(), 2 * 8 * 8);
+    let y = tape.outputs().unwrap().remove(0).to_f64_vec();
+    assert!((y[0] - (2.0 * 0.5f64.exp() + 0.5)).abs() < 1e-15);
+}
+
+#[test]
+fn nodes_without_a_rule_are_named() {
+    let nodes: &[(&str, &[&str], &[&str])] = &[
+        ("Mul", &["x", "v"], &["a"]),
+        ("Det", &["a"], &["b"]),
+        ("Mul", &["b", "w"], &["y"]),
+        ("ArgMax", &["a"], &["place"]),
+    ];
+    let matrix = Tensor::from_vec(&[2, 2], vec![1f32, 2.0, 3.0, 4.0]).unwrap();
+    let constants = [("v", matrix.clone()), ("w", Tensor::scalar(2f32))];
+    let model = model(&[2, 2], nodes, &constants, &["y", "place"]);
+    let recorder = Evaluator::recorder(&model, &["v", "w"], &[]).unwrap();
+    let obstacles = recorder.obstacles();
+    assert_eq!(obstacles.len(), 1);
+    assert_eq!(obstacles[0].op_type, "Det");
+    assert_eq!(obstacles[0].parameters, ["v"]);
+    let tape = Evaluator::recorder(&model, &["w"], &[]).unwrap();
+    assert_eq!(tape.obstacles(), []);
+}
+
+#[test]
+fn a_gradient_that_meets_no_rule_is_an_error() {
+    // TopK's places are integers; OneHot has no rule for what it writes.
+    let nodes: &[(&str, &[&str], &[&str])] =
+        &[("Mul", &["x", "v"], &["values"]), ("OneHot", &["place", "depth", "values"], &["y"])];
+    let constants = [
+        ("v", vector(&[1.0, 2.0])),
+        ("place", Tensor::from_vec(&[2], vec![0i64, 2]).unwrap()),
+        ("depth", Tensor::scalar(3i64)),
+    ];
+    let model = model(&[2], nodes, &constants, &["y"]);
+    let recorder = Evaluator::recorder(&model, &["v"], &[]).unwrap();
+    let tape = recorder.record(vec![vector(&[0.0, 1.0])], &recorder.stored()).unwrap();
+    let y = tape.outputs().unwrap().remove(0);
+    assert_eq!(y.shape(), [2, 3]);
+    match tape.backward(seeds(&[("y", y)])) {
+        Err(Error::Node { node, op_type, .. }) => {
+            assert_eq!((node.as_str(), op_type.as_str()), ("OneHot of place", "OneHot"));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn unknown_names_and_wrong_shapes_are_refused() {
+    let nodes: &[(&str, &[&str], &[&str])] = &[("Mul", &["w", "x"], &["y"])];
+    let model = model(&[2], nodes, &[("w", vector(&[3.0, -2.0]))], &["y"]);
+    assert!(Evaluator::recorder(&model, &["nothing"], &[]).is_err());
+    let recorder = Evaluator::recorder(&model, &["w"], &[]).unwrap();
+    let run = || recorder.record(vec![vector(&[1.0, 1.0])], &recorder.stored()).unwrap();
+    assert!(run().backward(seeds(&[("z", vector(&[1.0, 1.0]))])).is_err());
+    assert!(run().backward(seeds(&[("y", vector(&[1.0]))])).is_err());
+    assert!(recorder.record(vec![vector(&[1.0, 1.0])], &[]).is_err());
+}
+
+/// The graph of a fixture with every `f32` constant and input in `f64`.
+fn doubled(model: &Model) -> Model {
+    let mut proto = model.proto.clone();
+    let graph = proto.graph.as_mut().unwrap();
+    let widen = |tensor: &Tensor, name: &str| -> Option<_> {
+        let Tensor::F32(array) = tensor else { return None };
+        let values = array.iter().map(|&v| f64::from(v)).collect();
+        Some(TensorProto::from_tensor(
+            name,
+            &Tensor::from_vec::<f64>(array.shape(), values).unwrap(),
+        ))
+    };
+    for stored in &mut graph.initializer {
+        if let Some(double) = widen(&model.tensor(stored).unwrap(), stored.name()) {
+            *stored = double;
+        }
+    }
+    for node in &mut graph.node {
+        let casts = node.op_type() == "Cast";
+        for attribute in &mut node.attribute {
+            widen_attribute(attribute, casts, model, &widen);
+        }
+    }
+    for input in &mut graph.input {
+        if let Some(type_proto::Value::TensorType(tensor)) =
+            input.r#type.as_mut().and_then(|t| t.value.as_mut())
+            && tensor.elem_type == Some(1)
+        {
+            tensor.elem_type = Some(11);
+        }
+    }
+    Model::from_proto(proto).unwrap()
+}
+
+fn widen_attribute(
+    attribute: &mut AttributeProto,
+    casts: bool,
+    model: &Model,
+    widen: &dyn Fn(&Tensor, &str) -> Option<onnx_bsr::onnx::TensorProto>,
+) {
+    if let Some(held) = &attribute.t
+        && let Some(double) = widen(&model.tensor(held).unwrap(), held.name())
+    {
+        attribute.t = Some(double);
+    }
+    if casts && attribute.name() == "to" && attribute.i == Some(1) {
+        attribute.i = Some(11);
+    }
+}
+
+fn fixture(name: &str) -> Model {
+    Model::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)).unwrap()
+}
+
+/// Names of the stored `f32` tensors that are differentiated: bounds of Clip are not.
+fn floats(model: &Model) -> Vec<String> {
+    let clips = model.graph().node.iter().filter(|node| node.op_type() == "Clip");
+    let bounds: Vec<&String> = clips.flat_map(|node| &node.input[1..]).collect();
+    let stored = model.graph().initializer.iter();
+    let float = stored
+        .filter(|t| matches!(model.tensor(t).unwrap(), Tensor::F32(_)))
+        .filter(|t| bounds.iter().all(|bound| *bound != t.name()));
+    float.map(|t| t.name().to_owned()).collect()
+}
+
+fn inputs(evaluator: &Evaluator, samples: usize, kind: DataType) -> Vec<Tensor> {
+    let mut random = Random(3);
+    let mut one = |spec: &onnx_bsr::eval::InputSpec| {
+        let shape: Vec<usize> = spec
+            .shape
+            .iter()
+            .enumerate()
+            .map(|(i, d)| d.unwrap_or(if i == 0 { samples } else { 6 }))
+            .collect();
+        if spec.data_type == DataType::I64 {
+            let count: usize = shape.iter().product();
+            let ids: Vec<i64> = (0..count as i64).map(|i| (i * 7 + 1) % 5).collect();
+            return Tensor::from_vec(&shape, ids);
+        }
+        Ok(random.tensor(&shape, kind))
+    };
+    evaluator.inputs().iter().map(|spec| one(spec).unwrap()).collect()
+}
+
+/// Weights of the outputs' elements in the loss, which is their sum.
+fn weights(outputs: &[Tensor], kind: DataType) -> Vec<Tensor> {
+    let mut random = Random(11);
+    outputs.iter().map(|o| random.tensor(o.shape(), kind)).collect()
+}
+
+fn loss(outputs: &[Tensor]) -> f64 {
+    let products = outputs
+        .iter()
+        .zip(weights(outputs, DataType::F64))
+        .map(|(o, w)| o.to_f64_vec().iter().zip(w.to_f64_vec()).map(|(o, w)| o * w).sum::<f64>());
+    products.sum()
+}
+
+fn gradients(
+    model: &Model,
+    names: &[&str],
+    samples: usize,
+    kind: DataType,
+) -> HashMap<String, Tensor> {
+    let recorder = Evaluator::recorder(model, names, &[]).unwrap();
+    assert_eq!(recorder.obstacles(), []);
+    let inputs = inputs(recorder.evaluator(), samples, kind);
+    let tape = recorder.record(inputs, &recorder.stored()).unwrap();
+    let weights = weights(&tape.outputs().unwrap(), kind);
+    let outputs = model.graph().output.iter().map(|o| o.name().to_owned());
+    let given: Vec<_> = outputs.zip(weights).collect();
+    tape.backward(given).unwrap()
+}
+
+fn check(name: &str, samples: usize) {
+    let single = fixture(name);
+    let double = doubled(&single);
+    let names = floats(&single);
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let exact = gradients(&double, &names, samples, DataType::F64);
+    assert_eq!(exact.len(), names.len(), "{name}: some parameters have no gradient");
+
+    // Along random directions of every parameter.
+    let recorder = Evaluator::recorder(&double, &names, &[]).unwrap();
+    let inputs = inputs(recorder.evaluator(), samples, DataType::F64);
+    let stored = recorder.stored();
+    let order: Vec<String> = recorder.parameters().map(str::to_owned).collect();
+    let mut random = Random(5);
+    for (index, parameter) in order.iter().enumerate() {
+        let values = stored[index].to_f64_vec();
+        let gradient = exact[parameter].to_f64_vec();
+        let direction: Vec<f64> = values.iter().map(|_| random.next()).collect();
+        let step = 1e-7;
+        let moved = |by: f64| {
+            let values: Vec<f64> = values.iter().zip(&direction).map(|(v, d)| v + by * d).collect();
+            let mut parameters = stored.clone();
+            parameters[index] = of_kind(stored[index].shape(), &values, DataType::F64);
+            loss(&recorder.record(inputs.clone(), &parameters).unwrap().outputs().unwrap())
+        };
+        let slope = (moved(step) - moved(-step)) / (2.0 * step);
+        let product: f64 = gradient.iter().zip(&direction).map(|(g, d)| g * d).sum();
+        let scale: f64 = gradient.iter().zip(&direction).map(|(g, d)| (g * d).abs()).sum();
+        assert!(
+            (slope - product).abs() <= 1e-6 * scale.max(0.1),
+            "{name}, `{parameter}`: {product} instead of {slope}"
+        );
+    }
+
+    // The same in single precision.
+    let rounded = gradients(&single, &names, samples, DataType::F32);
+    for (parameter, exact) in &exact {
+        let pairs: Vec<(f64, f64)> =
+            exact.to_f64_vec().into_iter().zip(rounded[parameter].to_f64_vec()).collect();
+        let norm: f64 = pairs.iter().map(|(e, _)| e * e).sum::<f64>().sqrt();
+        let off: f64 = pairs.iter().map(|(e, r)| (e - r) * (e - r)).sum::<f64>().sqrt();
+        assert!(off <= 1e-3 * norm.max(1e-3), "{name}, `{parameter}`: off by {off} of {norm}");
+    }
+}
+
+#[test]
+fn a_small_convolutional_network() {
+    check("mnist_conv.onnx", 2);
+}
+
+#[test]
+fn a_network_with_residuals() {
+    check("residual.onnx", 2);
+}
+
+#[test]
+fn an_attention_block() {
+    check("attention.onnx", 2);
+}
+
+#[test]
+fn convolutions_in_groups_and_in_one_and_three_dimensions() {
+    for name in ["grouped.onnx", "conv1d.onnx", "conv3d.onnx", "matmul.onnx"] {
+        check(name, 2);
+    }
+}
