@@ -297,7 +297,8 @@ mod tests {
         let given = normal(tensor(&[3, 4], 10, |v| v + 1.2));
         let objective = Objective { labels: 1.0, ..scorer.objective() };
         let objective = Objective { distill: 0.0, ..objective };
-        let result = scorer.gradients(&objective, &[given.clone()], scorer.reference(), &labels);
+        let result =
+            scorer.gradients(&objective, std::slice::from_ref(&given), scorer.reference(), &labels);
         let result = result.unwrap();
         let (p, slopes) = (given.to_f64_vec(), result.outputs[0].as_ref().unwrap().to_f64_vec());
         for (sample, &label) in labels.iter().enumerate() {
