@@ -6,6 +6,10 @@ use crate::factorize::Scheme;
 use crate::named::named;
 use crate::score::MetricKind;
 
+/// The cost that a ratio divides.
+pub use crate::search::Resource as Target;
+pub use crate::search::Statistics;
+
 /// Options of a compression.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
@@ -26,7 +30,8 @@ pub struct Options {
     pub rank_multiple: usize,
     /// Candidates that survive a level of the search, at least 1. Default: 4.
     pub beam: usize,
-    /// Networks that the search may score, each counted once however few samples it took.
+    /// Networks that the search may score, each counted once however few samples it took; the
+    /// published search runs to its end whatever this says.
     /// Default: 80.
     pub max_evals: usize,
     /// Time after which the search ends with the best it has. Runs that hit it are no longer
@@ -76,20 +81,6 @@ impl Default for Options {
     }
 }
 
-/// A cost of a model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Target {
-    /// Bytes of the stored weights.
-    #[default]
-    Bytes,
-    /// The number of weights.
-    Params,
-    /// Multiply-accumulates for one sample.
-    Macs,
-}
-
-named!(Target { Bytes = "bytes", Params = "params", Macs = "macs" });
-
 /// How ranks are chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum SearchMode {
@@ -103,27 +94,6 @@ pub enum SearchMode {
 }
 
 named!(SearchMode { Beam = "beam", Paper = "paper", Start = "start" });
-
-/// What factors are fitted to, each including those before it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Statistics {
-    /// The weights alone: plain SVD.
-    None,
-    /// The second moment of the layer's inputs.
-    Whitened,
-    /// Their mean as well, kept exact through the bias.
-    Centred,
-    /// The inputs that the layer has once the layers before it are factorized.
-    #[default]
-    Sequential,
-}
-
-named!(Statistics {
-    None = "none",
-    Whitened = "whitened",
-    Centred = "centred",
-    Sequential = "sequential",
-});
 
 #[cfg(test)]
 mod tests {

@@ -221,7 +221,7 @@ struct SearchArgs {
     #[arg(long, value_name = "K", default_value_t = Options::default().beam,
           value_parser = values::at_least_one)]
     beam: usize,
-    /// Networks to score, at most
+    /// Networks to score, at most; `--search paper` runs to its end all the same
     #[arg(long, value_name = "N", default_value_t = Options::default().max_evals,
           value_parser = values::at_least_one)]
     max_evals: usize,

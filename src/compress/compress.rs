@@ -17,7 +17,7 @@ use crate::report::{self, Metric, Report, Seconds};
 use crate::score::{MetricKind, Scorer};
 use crate::search::{
     self, Budget, Compressed, Effort, LayerOptions, Limits, Network, NetworkOptions, Plan,
-    Prediction, Resource, Samples, Snapshots, Statistics,
+    Prediction, Samples, Snapshots, Statistics,
 };
 use crate::tensor::Tensor;
 use crate::validate::{concrete_shapes, random_inputs};
@@ -90,7 +90,7 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
         reason: "say how many times smaller the model is to be".to_owned(),
     })?;
     let knobs = |rows: usize| NetworkOptions {
-        statistics: if parts.is_some() { statistics(options) } else { Statistics::None },
+        statistics: if parts.is_some() { options.statistics } else { Statistics::None },
         ridge: RIDGE,
         rows_per_input: rows,
         seed: options.seed,
@@ -157,16 +157,6 @@ fn reached(report: &Report, target: Target) -> f64 {
         Target::Macs => (report.model.macs.unwrap_or(0), report.output.macs.unwrap_or(0)),
     };
     before as f64 / after.max(1) as f64
-}
-
-fn statistics(options: &Options) -> Statistics {
-    use crate::options::Statistics as Asked;
-    match options.statistics {
-        Asked::None => Statistics::None,
-        Asked::Whitened => Statistics::Whitened,
-        Asked::Centred => Statistics::Centred,
-        Asked::Sequential => Statistics::Sequential,
-    }
 }
 
 /// Opens the data and cuts it into disjoint parts.
@@ -257,13 +247,8 @@ fn choose(
     }
     seconds.calibrate = Some(clock.elapsed().as_secs_f64());
     let clock = Instant::now();
-    let resource = match options.target {
-        Target::Bytes => Resource::Bytes,
-        Target::Params => Resource::Params,
-        Target::Macs => Resource::Macs,
-    };
-    let forms = network.layer_options(&options.schemes, options.rank_multiple, resource)?;
-    let budget = budget(model, layers, sample, &forms, resource, ratio)?;
+    let forms = network.layer_options(&options.schemes, options.rank_multiple, options.target)?;
+    let budget = budget(model, layers, sample, &forms, options.target, ratio)?;
     let Some(parts) = parts else {
         let losses = Prediction::new(vec![1.0; forms.len()]).losses(&forms);
         let found = search::start(&forms, &losses, budget).unwrap_or_default();
@@ -303,14 +288,14 @@ fn choose(
     let allocation = match options.search {
         SearchMode::Start => first,
         SearchMode::Beam => {
-            let (best, _, spent) = search::beam(
+            let (best, spent) = search::beam(
                 &network, &forms, budget, first, prediction, &samples, &scorer, limits, progress,
             )?;
             effort.add(spent);
             best
         }
         SearchMode::Paper => {
-            let (best, _, spent) =
+            let (best, spent) =
                 search::paper(&network, &forms, budget, &samples, &scorer, limits, progress)?;
             effort.add(spent);
             best
@@ -327,14 +312,14 @@ fn budget(
     layers: &[Layer],
     sample: &[Tensor],
     forms: &[LayerOptions],
-    resource: Resource,
+    resource: Target,
     ratio: f64,
 ) -> Result<Budget> {
     let dense: u64 = forms.iter().map(|f| resource.of(&f.stored)).sum();
     let total = match resource {
-        Resource::Bytes => model.encoded_len(),
-        Resource::Params => result::params(model),
-        Resource::Macs => result::macs(model, layers, sample.to_vec())?.unwrap_or(dense),
+        Target::Bytes => model.encoded_len(),
+        Target::Params => result::params(model),
+        Target::Macs => result::macs(model, layers, sample.to_vec())?.unwrap_or(dense),
     };
     let rest = total.saturating_sub(dense);
     let allowed = (total as f64 / ratio).floor() as u64;

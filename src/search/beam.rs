@@ -54,7 +54,7 @@ struct Search<'a, 'm> {
     limits: Limits,
 }
 
-/// Improves on the budgeted start. Returns the best allocation, its network and what was done.
+/// Improves on the budgeted start. Returns the best allocation and what was done.
 ///
 /// A level scores the children of each surviving allocation: what the prediction, which learns from
 /// every score, now holds best; and exchanges, in which one layer gives up budget that others gain.
@@ -72,7 +72,7 @@ pub fn beam(
     scorer: &Scorer,
     limits: Limits,
     progress: &dyn Progress,
-) -> Result<(Allocation, Compressed, Effort)> {
+) -> Result<(Allocation, Effort)> {
     let mut search = Search {
         network,
         options,
@@ -121,8 +121,7 @@ pub fn beam(
         }
     };
     search.effort.stopped = stopped;
-    search.rebase(&best.allocation)?;
-    Ok((best.allocation, search.base, search.effort))
+    Ok((best.allocation, search.effort))
 }
 
 impl Search<'_, '_> {

@@ -12,22 +12,32 @@ use crate::eval::{Evaluator, join};
 use crate::factorize::{Fit, Scheme};
 use crate::graph::Links;
 use crate::layer::{Extent, Layer, Positions, Rows, Weight, shapes};
+use crate::named::named;
 use crate::onnx::Model;
 use crate::score::{MetricKind, Score, Scorer};
 use crate::tensor::Tensor;
 
-/// What the factors are fitted to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// What factors are fitted to, each including those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Statistics {
-    /// The weights alone.
+    /// The weights alone: plain SVD.
     None,
-    /// Second moments of the original's inputs.
+    /// The second moment of the layer's inputs.
     Whitened,
-    /// The same about their mean, which the bias keeps.
+    /// Their mean as well, kept exact through the bias.
     Centred,
-    /// The original's outputs, from the compressed network's inputs.
+    /// The original's outputs, from the inputs that the layer has once the layers before it are
+    /// factorized.
+    #[default]
     Sequential,
 }
+
+named!(Statistics {
+    None = "none",
+    Whitened = "whitened",
+    Centred = "centred",
+    Sequential = "sequential",
+});
 
 /// Knobs of a network's statistics.
 #[derive(Clone, Copy, Debug)]

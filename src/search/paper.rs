@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use super::beam::Limits;
 use super::network::Network;
 use super::samples::Samples;
-use super::sequential::{Compressed, Snapshots};
+use super::sequential::Snapshots;
 use super::{Allocation, Budget, Effort, LayerOptions};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
@@ -29,7 +29,7 @@ pub fn paper(
     scorer: &Scorer,
     limits: Limits,
     progress: &dyn Progress,
-) -> Result<(Allocation, Compressed, Effort)> {
+) -> Result<(Allocation, Effort)> {
     let mut effort = Effort::default();
     let dense = network.dense();
     let mut calibration = Snapshots::new(0);
@@ -89,7 +89,5 @@ pub fn paper(
     }
     effort.stopped = "budget reached";
     let best = beam.swap_remove(0);
-    let choices = Network::choices(options, &best);
-    let compressed = network.compress(&choices, &dense, &mut calibration, &mut effort)?;
-    Ok((best, compressed, effort))
+    Ok((best, effort))
 }

@@ -2,17 +2,21 @@
 
 use super::{Allocation, LayerOptions};
 use crate::layer::Cost;
+use crate::named::named;
 
 /// The cost that a budget counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Resource {
-    /// Bytes of the file.
+    /// Bytes of the stored weights.
+    #[default]
     Bytes,
-    /// Weights.
+    /// The number of weights.
     Params,
     /// Multiply-accumulates for one sample.
     Macs,
 }
+
+named!(Resource { Bytes = "bytes", Params = "params", Macs = "macs" });
 
 impl Resource {
     /// The amount of this resource in a cost.
