@@ -28,7 +28,7 @@ impl<'a> Student<'a> {
     /// outputs are imitated; `scorer` knows the classes and the objective.
     ///
     /// # Errors
-    /// When a name is no constant of floats, or a node between a parameter and an output has no
+    /// When a name is no constant of `f32`, or a node between a parameter and an output has no
     /// backward rule; with the node's name.
     pub fn new(
         model: &'a Model,
@@ -44,6 +44,13 @@ impl<'a> Student<'a> {
                     "node `{}` ({}) has no backward rule",
                     obstacle.node, obstacle.op_type
                 ),
+            });
+        }
+        if let Some((name, tensor)) =
+            recorder.parameters().zip(recorder.stored()).find(|(_, t)| t.f32("").is_err())
+        {
+            return Err(Error::Training {
+                reason: format!("`{name}` is {:?}, only f32 is trained", tensor.data_type()),
             });
         }
         let objective = scorer.objective();
