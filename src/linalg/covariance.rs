@@ -199,24 +199,17 @@ impl Solver<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn random(rows: usize, columns: usize) -> Matrix {
-        let mut state = 11u64;
-        Matrix::from_shape_simple_fn((rows, columns), || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            (state >> 33) as f64 / 2f64.powi(30) - 1.0
-        })
-    }
+    use crate::linalg::tests::random;
 
     #[test]
     fn rows_and_dense_agree() {
-        let x = random(7, 20);
-        let mean = random(1, 20).row(0).to_owned();
+        let x = random(7, 20, 11);
+        let mean = random(1, 20, 11).row(0).to_owned();
         let mut dense = Covariance::dense(x.t().dot(&x)).about_zero(&mean);
         let mut rows = Covariance::of_rows(x).about_zero(&mean);
         let ridge = dense.add_ridge(1e-3, 0.0);
         assert!((rows.add_ridge(1e-3, 0.0) - ridge).abs() < 1e-12 * ridge);
-        let m = random(4, 20);
+        let m = random(4, 20, 11);
         let close = |a: &Matrix, b: &Matrix| {
             let scale = b.iter().fold(0.0, |s: f64, v| s.max(v.abs()));
             assert!((a - b).iter().all(|d| d.abs() < 1e-9 * scale), "{a:?}\n{b:?}");
@@ -236,7 +229,7 @@ mod tests {
         let (n, rows) = (40, 25);
         let scale = Array1::from_shape_fn(n, |i| 1.0 / (1.0 + i as f64 / 8.0));
         // Sums of four uniform numbers of variance 1/3.
-        let mut parts = random(4 * rows, n);
+        let mut parts = random(4 * rows, n, 11);
         parts *= &scale;
         let x = (0..4).map(|k| parts.slice(ndarray::s![k * rows..(k + 1) * rows, ..]).to_owned());
         let x = x.fold(Matrix::zeros((rows, n)), |a, b| a + b) * (0.75 / rows as f64).sqrt();
@@ -255,7 +248,7 @@ mod tests {
     fn constant_inputs_count_every_direction_alike() {
         let mut covariance = Covariance::of_rows(Matrix::zeros((3, 5)));
         assert!((covariance.add_ridge(1e-3, 0.0) - 1.0).abs() < f64::EPSILON);
-        let m = random(2, 5);
+        let m = random(2, 5, 11);
         assert_eq!(covariance.solver().unwrap().solve_right(&m).unwrap(), m);
     }
 }

@@ -182,11 +182,12 @@ fn failed(what: &str, reason: &str) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn random(rows: usize, columns: usize) -> Matrix {
-        let mut state = 7u64;
+    /// Elements between -1 and 1.
+    pub(crate) fn random(rows: usize, columns: usize, seed: u64) -> Matrix {
+        let mut state = seed;
         Matrix::from_shape_simple_fn((rows, columns), || {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             (state >> 33) as f64 / 2f64.powi(30) - 1.0
@@ -196,7 +197,7 @@ mod tests {
     #[test]
     fn eigenvectors_rebuild_the_matrix_in_both_libraries() {
         for n in [1, 2, 5, SMALL_EIGEN, SMALL_EIGEN + 1, 60] {
-            let a = random(n, n);
+            let a = random(n, n, 7);
             let a = sandwich(&a, &Matrix::eye(n));
             for eigen in [eigen_nalgebra(&a).unwrap(), eigen_faer(&a).unwrap()] {
                 assert!(eigen.values.windows(2).all(|w| w[0] >= w[1]));
@@ -209,9 +210,9 @@ mod tests {
 
     #[test]
     fn solves_and_whitens() {
-        let a = random(30, 40);
+        let a = random(30, 40, 7);
         let spd = sandwich(&a, &Matrix::eye(40)) + Matrix::eye(30);
-        let rhs = random(4, 30);
+        let rhs = random(4, 30, 7);
         let cholesky = Cholesky::new(&spd).unwrap();
         let x = cholesky.solve_right(&rhs).unwrap();
         assert!((&product(&x, &spd) - &rhs).iter().all(|d| d.abs() < 1e-9));

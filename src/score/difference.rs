@@ -4,7 +4,7 @@ use super::{MetricKind, WORST_LOSS};
 
 /// Share of the mean energy of an output that a sample's is taken for at least, so that one that is
 /// zero in the original doesn't outweigh all others.
-const LEAST_ENERGY: f64 = 1e-6;
+pub(super) const LEAST_ENERGY: f64 = 1e-6;
 
 /// How one sample's outputs differ from the original's, summed over outputs.
 #[derive(Clone, Copy, Debug, Default)]

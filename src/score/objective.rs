@@ -2,15 +2,13 @@
 //! gradient.
 
 use super::classes::{self, ClassLayout};
+use super::difference::LEAST_ENERGY;
 use super::{ClassScores, Scorer, Task, is_float, mismatch};
 use crate::error::Result;
 use crate::tensor::Tensor;
 
 /// Smallest probability that gradients are divided by.
 const LEAST_DIVISOR: f64 = 1e-30;
-
-/// Share of an output's mean energy that a sample's is taken for at least.
-const LEAST_ENERGY: f64 = 1e-6;
 
 /// Weights of the terms of a training loss; every term is a mean over samples.
 #[derive(Clone, Copy, Debug, PartialEq)]

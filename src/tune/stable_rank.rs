@@ -96,14 +96,7 @@ impl StableRank {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn random(rows: usize, columns: usize, seed: u64) -> Matrix {
-        let mut state = seed;
-        Matrix::from_shape_simple_fn((rows, columns), || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            (state >> 33) as f64 / 2f64.powi(30) - 1.0
-        })
-    }
+    use crate::linalg::tests::random;
 
     /// mSR by nalgebra's singular values of A S^(1/2), S = C^T C.
     fn oracle(a: &Matrix, c: &Matrix, rank: usize, power: i32) -> f64 {
