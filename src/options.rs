@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::factorize::Scheme;
 use crate::named::named;
 use crate::score::MetricKind;
+use crate::tune::Augmentation;
 
 /// The cost that a ratio divides.
 pub use crate::search::Resource as Target;
@@ -30,10 +31,9 @@ pub struct Options {
     pub rank_multiple: usize,
     /// Candidates that survive a level of the search, at least 1. Default: 4.
     pub beam: usize,
-    /// Networks that the search may score, each counted once however few samples it took; the
-    /// published search runs to its end whatever this says.
-    /// Default: 80.
-    pub max_evals: usize,
+    /// Networks that the search may score, each counted once however few samples it took.
+    /// Default: 80; the published search has no bound.
+    pub max_evals: Option<usize>,
     /// Time after which the search ends with the best it has. Runs that hit it are no longer
     /// repeatable. Default: none.
     pub time_limit: Option<Duration>,
@@ -45,6 +45,24 @@ pub struct Options {
     pub calibration_samples: usize,
     /// Samples that candidates are scored on; none of them is used for calibration. Default: 1000.
     pub search_samples: usize,
+    /// Passes over the training samples after factorization. Default: as many as their cost allows,
+    /// from 3 to 30.
+    pub epochs: Option<f64>,
+    /// Time after which training ends; rates fall so that it ends well. Runs that hit it are no
+    /// longer repeatable. Default: none.
+    pub train_time: Option<Duration>,
+    /// Highest learning rate, of Adam's. Default: 0.002.
+    pub learning_rate: f64,
+    /// Samples per step of training, at least 1. Default: 64.
+    pub train_batch: usize,
+    /// Share of the loss that imitates the original's outputs, from 0 to 1; the rest is for the
+    /// labels. Without labels it is all of it. Default: 0.5.
+    pub distill: f64,
+    /// Weight of the modified stable rank in the loss while the dense model is prepared for its
+    /// ranks; 0 leaves that out. Default: 0.
+    pub msr: f64,
+    /// What is done to images that are trained on. Default: what the original withstands.
+    pub augmentation: Option<Augmentation>,
     /// Seed of every random choice. Default: 0.
     pub seed: u64,
     /// Threads; the result doesn't depend on it. Default: one per core.
@@ -57,6 +75,15 @@ pub struct Options {
     pub max_drop: Option<f64>,
 }
 
+impl Options {
+    /// Networks that the search may score.
+    #[must_use]
+    pub fn evaluations(&self) -> usize {
+        let usual = if self.search == SearchMode::Paper { usize::MAX } else { 80 };
+        self.max_evals.unwrap_or(usual)
+    }
+}
+
 impl Default for Options {
     fn default() -> Self {
         Self {
@@ -67,12 +94,19 @@ impl Default for Options {
             exclude: Vec::new(),
             rank_multiple: 1,
             beam: 4,
-            max_evals: 80,
+            max_evals: None,
             time_limit: None,
             search: SearchMode::Beam,
             statistics: Statistics::Sequential,
             calibration_samples: 2000,
             search_samples: 1000,
+            epochs: None,
+            train_time: None,
+            learning_rate: 2e-3,
+            train_batch: 64,
+            distill: 0.5,
+            msr: 0.0,
+            augmentation: None,
             seed: 0,
             threads: None,
             metric: None,

@@ -32,12 +32,13 @@ fn request(output: &Path, ratio: f64) -> Request {
         output: output.to_owned(),
         data: Some(source("mnist_train.npz")),
         test: Some(source("mnist_heldout.npz")),
+        train: None,
         shapes: Vec::new(),
         save_plan: None,
         force: false,
         options: Options {
             ratio: Some(ratio),
-            max_evals: 3,
+            max_evals: Some(3),
             calibration_samples: 200,
             search_samples: 150,
             ..Options::default()

@@ -11,6 +11,7 @@ use crate::dataset::{ChannelOrder, Layout, Preprocess, Resize};
 use crate::factorize::Scheme;
 use crate::options::{Options, SearchMode, Statistics, Target};
 use crate::score::MetricKind;
+use crate::tune::Augmentation;
 
 /// Makes trained ONNX models small and fast: low-rank factors whose ranks are chosen jointly on
 /// real data.
@@ -111,6 +112,8 @@ pub struct CompressArgs {
     layers: LayerArgs,
     #[command(flatten)]
     search: SearchArgs,
+    #[command(flatten)]
+    training: TrainArgs,
 }
 
 /// Where samples are and how they are prepared.
@@ -221,10 +224,9 @@ struct SearchArgs {
     #[arg(long, value_name = "K", default_value_t = Options::default().beam,
           value_parser = values::at_least_one)]
     beam: usize,
-    /// Networks to score, at most; `--search paper` runs to its end all the same
-    #[arg(long, value_name = "N", default_value_t = Options::default().max_evals,
-          value_parser = values::at_least_one)]
-    max_evals: usize,
+    /// Networks to score, at most [default: 80; no bound for `--search paper`]
+    #[arg(long, value_name = "N", value_parser = values::at_least_one)]
+    max_evals: Option<usize>,
     /// End the search after this time: 90, 90s, 2m
     #[arg(long, value_name = "TIME", value_parser = values::duration)]
     time_limit: Option<Duration>,
@@ -244,17 +246,62 @@ struct SearchArgs {
     seed: u64,
 }
 
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Training")]
+struct TrainArgs {
+    /// Samples to train on; where they are those of --data, the ones that candidates are scored on
+    /// and the ones of the report stay out
+    #[arg(long, value_name = "DATA", requires = "data")]
+    train: Option<PathBuf>,
+    /// Labels of --train, where they are not part of it
+    #[arg(long, value_name = "FILE", requires = "train")]
+    train_labels: Option<PathBuf>,
+    /// Passes over the samples [default: by their cost, from 3 to 30]
+    #[arg(long, value_name = "N", value_parser = values::positive, requires = "train")]
+    epochs: Option<f64>,
+    /// End training after this time, in good order: 90, 90s, 15m
+    #[arg(long, value_name = "TIME", value_parser = values::duration, requires = "train")]
+    train_time: Option<Duration>,
+    /// Highest learning rate
+    #[arg(long, value_name = "RATE", default_value_t = Options::default().learning_rate,
+          value_parser = values::positive)]
+    lr: f64,
+    /// Samples per step
+    #[arg(long, value_name = "N", default_value_t = Options::default().train_batch,
+          value_parser = values::at_least_one)]
+    train_batch: usize,
+    /// Share of the loss that imitates the original, from 0 to 1; the rest is for the labels
+    #[arg(long, value_name = "SHARE", default_value_t = Options::default().distill,
+          value_parser = values::share)]
+    distill: f64,
+    /// Weight of the modified stable rank while the dense model is prepared for its ranks; 0 leaves
+    /// that out
+    #[arg(long, value_name = "WEIGHT", default_value_t = Options::default().msr,
+          value_parser = values::not_negative)]
+    msr: f64,
+    /// What is done to images: none, or some of flip, shift [default: what the original withstands]
+    #[arg(long, value_name = "HOW", value_parser = values::augmentation)]
+    augment: Option<Augmentation>,
+}
+
 impl CompressArgs {
     pub fn into_request(self, common: &Common) -> Request {
         let preprocess = self.data.preprocess();
         let test = self.test.map(|path| DataSource { path, labels: self.test_labels, preprocess });
-        let search = self.search;
+        let (search, training) = (self.search, self.training);
+        let preprocess = self.data.preprocess();
+        let train = training.train.map(|path| DataSource {
+            path,
+            labels: training.train_labels,
+            preprocess,
+        });
         Request {
             // clap has seen to both.
             input: self.input.unwrap_or_default(),
             output: self.output.unwrap_or_default(),
             data: self.data.source(),
             test,
+            train,
             shapes: self.shapes.shape,
             save_plan: self.save_plan,
             force: self.force,
@@ -269,6 +316,13 @@ impl CompressArgs {
                 calibration_samples: search.calibration_samples,
                 search_samples: search.search_samples,
                 seed: search.seed,
+                epochs: training.epochs,
+                train_time: training.train_time,
+                learning_rate: training.lr,
+                train_batch: training.train_batch,
+                distill: training.distill,
+                msr: training.msr,
+                augmentation: training.augment,
                 threads: common.threads,
                 metric: self.metric,
                 max_drop: self.max_drop,

@@ -10,6 +10,7 @@ use crate::dataset::Resize;
 use crate::factorize::Scheme;
 use crate::options::{Options, SearchMode, Statistics, Target};
 use crate::score::MetricKind;
+use crate::tune::Augmentation;
 
 fn parse(line: &str) -> Result<Cli, clap::Error> {
     Cli::try_parse_from(std::iter::once("onnx-bsr").chain(line.split_whitespace()))
@@ -43,7 +44,8 @@ fn every_flag_arrives() {
          --channels bgr --metric top5 --include x* --include y --exclude z \
          --schemes channel,tucker --rank-multiple 8 --beam 3 --max-evals 9 --time-limit 2m \
          --search start --statistics none --calibration-samples 5 --search-samples 6 \
-         --seed 7 --threads 2 --save-plan p --force --max-drop 1.5 --shape i=1x2 --json -vv",
+         --seed 7 --train n --train-labels nl --epochs 2.5 --train-time 15m --lr 0.01 \
+         --train-batch 32 --distill 0.25 --msr 0.5 --augment flip,shift --threads 2 --save-plan p --force --max-drop 1.5 --shape i=1x2 --json -vv",
     );
     let options = Options {
         ratio: Some(2.0),
@@ -53,12 +55,19 @@ fn every_flag_arrives() {
         exclude: vec!["z".into()],
         rank_multiple: 8,
         beam: 3,
-        max_evals: 9,
+        max_evals: Some(9),
         time_limit: Some(Duration::from_secs(120)),
         search: SearchMode::Start,
         statistics: Statistics::None,
         calibration_samples: 5,
         search_samples: 6,
+        epochs: Some(2.5),
+        train_time: Some(Duration::from_secs(900)),
+        learning_rate: 0.01,
+        train_batch: 32,
+        distill: 0.25,
+        msr: 0.5,
+        augmentation: Some(Augmentation { flip: true, shift: 32 }),
         seed: 7,
         threads: Some(2),
         metric: Some(MetricKind::Top5),
@@ -72,6 +81,9 @@ fn every_flag_arrives() {
     let test = request.test.expect("test data");
     assert_eq!(test.labels, Some("tl".into()));
     assert_eq!(test.preprocess, data.preprocess);
+    let train = request.train.expect("training data");
+    assert_eq!((train.path, train.labels), ("n".into(), Some("nl".into())));
+    assert_eq!(train.preprocess, data.preprocess);
     assert_eq!(request.shapes, [("i".to_owned(), vec![1, 2])]);
     assert!(request.force);
 }
@@ -100,6 +112,10 @@ fn usage_errors() {
         "a b --ratio 2 --schemes svd",
         "a b --ratio 2 --std 0",
         "a b --ratio 2 -q -v",
+        "a b --ratio 2 --train t",
+        "a b --ratio 2 --data d --epochs 2",
+        "a b --ratio 2 --data d --train t --distill 2",
+        "a b --ratio 2 --data d --train t --augment rotate",
         "eval x.onnx",
         "check x.onnx",
         "check a b --tolerance NaN",

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::tune::Augmentation;
+
 /// `8` and `8x`, more than 1.
 pub fn ratio(text: &str) -> Result<f64, String> {
     let number = text.strip_suffix(['x', 'X']).unwrap_or(text);
@@ -48,6 +50,31 @@ pub fn image_size(text: &str) -> Result<(usize, usize), String> {
 
 fn sizes(text: &str) -> Option<Vec<usize>> {
     text.split(['x', 'X', ',']).map(|d| d.trim().parse().ok().filter(|&d| d > 0)).collect()
+}
+
+/// `none`, or some of `flip` and `shift` with commas between.
+pub fn augmentation(text: &str) -> Result<Augmentation, String> {
+    let mut augmentation = Augmentation::default();
+    for word in text.split(',').map(str::trim).filter(|word| *word != "none") {
+        match word {
+            "flip" => augmentation.flip = true,
+            "shift" => augmentation.shift = Augmentation::SHIFT,
+            _ => return Err("not `none`, `flip`, `shift` or `flip,shift`".to_owned()),
+        }
+    }
+    Ok(augmentation)
+}
+
+/// A number from 0 to 1.
+pub fn share(text: &str) -> Result<f64, String> {
+    let value = text.parse().ok().filter(|v| (0.0..=1.0).contains(v));
+    value.ok_or_else(|| "not a number from 0 to 1".to_owned())
+}
+
+/// A finite number above zero.
+pub fn positive(text: &str) -> Result<f64, String> {
+    let value = text.parse().ok().filter(|&v: &f64| v > 0.0 && v.is_finite());
+    value.ok_or_else(|| "not a number above 0".to_owned())
 }
 
 /// A whole number of at least 1.

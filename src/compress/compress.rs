@@ -4,10 +4,12 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::time::Instant;
 
+use super::parts::Parts;
 use super::result::{self, Proof};
-use super::{DataSource, Request, check_output};
-use crate::dataset::{Dataset, split};
+use super::training::Trainer;
+use super::{Request, check_output};
 use crate::error::{Error, Result};
+use crate::eval::Evaluator;
 use crate::graph;
 use crate::layer::{Filter, Layer, find};
 use crate::onnx::Model;
@@ -33,20 +35,6 @@ const ROWS: (usize, usize) = (12, 48);
 
 /// Bytes of prefix states that the search may hold for each of its two sets of samples.
 const SNAPSHOT_BYTES: usize = 192 << 20;
-
-/// Share of the data that the report is made on when no test data is given.
-const REPORT_SHARE: f64 = 0.2;
-
-/// Samples that the report is made on at most, when they are taken from the data.
-const REPORT_SAMPLES: usize = 5000;
-
-/// The samples of a run, in disjoint parts.
-struct Parts {
-    data: Dataset,
-    calibration: Vec<usize>,
-    search: Vec<usize>,
-    report: (Dataset, Vec<usize>, String),
-}
 
 /// Compresses a model as asked and writes the result. The report says what was done.
 ///
@@ -77,8 +65,7 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
         });
     }
     let specs = graph::inputs(&model)?;
-    let parts = request.data.as_ref().map(|d| divide(d, request.test.as_ref(), &specs, options));
-    let parts = parts.transpose()?;
+    let parts = Parts::of(request, &specs)?;
     let sample: Vec<Tensor> = match &parts {
         Some(parts) => parts.data.batch(&parts.calibration[..1])?,
         None => random_inputs(&specs, &concrete_shapes(&specs, &request.shapes)?, options.seed)?,
@@ -107,9 +94,23 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
         progress,
     )?;
 
+    let trainer = match &parts {
+        Some(parts) => Trainer::new(&model, parts, &sample, options)?,
+        None => None,
+    };
+    let mut stages = Vec::new();
+    let clock = Instant::now();
+    let dense = match &trainer {
+        Some(trainer) if options.msr > 0.0 => {
+            trainer.prepare(&layers, &found.choices, &mut stages, progress)?
+        }
+        _ => model.clone(),
+    };
+    let mut tuning = clock.elapsed().as_secs_f64();
+
     progress.phase("factorize", None);
     let clock = Instant::now();
-    let mut network = Network::new(&model, &layers, sample.clone(), knobs(ROWS.1))?;
+    let mut network = Network::new(&dense, &layers, sample.clone(), knobs(ROWS.1))?;
     if let Some(parts) = &parts {
         network.calibrate(Samples::new(
             &parts.data,
@@ -117,23 +118,39 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
             &network.evaluator,
         )?)?;
     }
-    let dense = network.dense();
-    let compressed =
-        network.compress(&found.choices, &dense, &mut Snapshots::new(0), &mut found.effort)?;
-    let plan = Plan::new(&model, &network.layers, &compressed.factors)?;
-    let (output, folded) = carry_out(&plan, &model)?;
+    let compressed = network.compress(
+        &found.choices,
+        &network.dense(),
+        &mut Snapshots::new(0),
+        &mut found.effort,
+    )?;
+    let mut plan = Plan::new(&model, &network.layers, &compressed.factors)?;
+    let (mut output, folded) = carry_out(&plan, &model)?;
     seconds.factorize = Some(clock.elapsed().as_secs_f64());
+    let mut proof = match &parts {
+        Some(parts) => Some(measure(&model, &compressed, parts, options.metric)?),
+        None => None,
+    };
+    if let Some(trainer) = &trainer {
+        let clock = Instant::now();
+        let start = carry_out(&Plan::new(&dense, &network.layers, &compressed.factors)?, &dense)?.0;
+        let tuned = trainer.tune(&start, &sample, &mut stages, progress)?;
+        plan.take_trained(&output, &tuned)?;
+        output = tuned;
+        if let Some(proof) = &mut proof {
+            proof.metric.tuned = Some(proof.score(&output)?);
+        }
+        tuning += clock.elapsed().as_secs_f64();
+        seconds.tune = Some(tuning);
+    }
 
     progress.phase("validate", None);
     let clock = Instant::now();
-    let proof = match &parts {
-        Some(parts) => Some(measure(&network, &compressed, parts, options.metric)?),
-        None => None,
-    };
     let mut report = result::write(request, &model, &output, &plan, &sample, proof, progress)?;
     seconds.validate = Some(clock.elapsed().as_secs_f64());
     seconds.total = begin.elapsed().as_secs_f64();
     report.seconds = seconds;
+    report.training = trainer.map(|trainer| trainer.report(stages));
     report.ratio.asked = Some(ratio);
     report.ratio.target = options.target.name().to_owned();
     report.ratio.reached = Some(reached(&report, options.target));
@@ -157,48 +174,6 @@ fn reached(report: &Report, target: Target) -> f64 {
         Target::Macs => (report.model.macs.unwrap_or(0), report.output.macs.unwrap_or(0)),
     };
     before as f64 / after.max(1) as f64
-}
-
-/// Opens the data and cuts it into disjoint parts.
-fn divide(
-    source: &DataSource,
-    test: Option<&DataSource>,
-    specs: &[graph::InputSpec],
-    options: &Options,
-) -> Result<Parts> {
-    let data = source.open(specs)?;
-    let n = data.len();
-    let too_few = |reason: String| Error::Data { path: source.path.clone(), reason };
-    if n < 3 {
-        return Err(too_few(format!("{n} samples are too few to calibrate, search and report on")));
-    }
-    let labels = data.all_labels().filter(|_| data.labels_per_sample() == 1);
-    let report = match test {
-        Some(_) => 0,
-        None => ((n as f64 * REPORT_SHARE) as usize).clamp(1, REPORT_SAMPLES),
-    };
-    let rest = n - report;
-    let search = options.search_samples.min(rest.div_ceil(3)).max(1);
-    let calibration = options.calibration_samples.min(rest - search).max(1);
-    let mut parts = split(n, &[report, calibration, search], labels.as_deref(), options.seed);
-    let mut next = || if parts.is_empty() { Vec::new() } else { parts.remove(0) };
-    let (report, calibration, search) = (next(), next(), next());
-    let report = match test {
-        Some(test) => {
-            let data = test.open(specs)?;
-            let all = (0..data.len()).collect();
-            let name = data.name();
-            (data, all, name)
-        }
-        None => {
-            let name = format!("{} samples set aside from {}", report.len(), data.name());
-            (data.clone(), report, name)
-        }
-    };
-    if calibration.is_empty() || search.is_empty() || report.1.is_empty() {
-        return Err(too_few("too few samples to calibrate, search and report on".to_owned()));
-    }
-    Ok(Parts { data, calibration, search, report })
 }
 
 /// What the search did, for the report.
@@ -279,12 +254,12 @@ fn choose(
     let first = search::start(&forms, &prediction.losses(&forms), budget).unwrap_or_default();
     let limits = Limits {
         beam: options.beam,
-        evaluations: options.max_evals,
+        evaluations: options.evaluations(),
         deadline: options.time_limit.map(|limit| clock + limit),
         snapshot_bytes: SNAPSHOT_BYTES,
     };
     let scorer: Scorer = network.scorer(&samples, options.metric, true)?;
-    progress.phase("search", Some(options.max_evals as u64));
+    progress.phase("search", Some(options.evaluations() as u64).filter(|&n| n < 1 << 32));
     let allocation = match options.search {
         SearchMode::Start => first,
         SearchMode::Beam => {
@@ -295,8 +270,16 @@ fn choose(
             best
         }
         SearchMode::Paper => {
-            let (best, spent) =
-                search::paper(&network, &forms, budget, &samples, &scorer, limits, progress)?;
+            let (best, spent) = search::paper(
+                &network,
+                &forms,
+                budget,
+                &prediction,
+                &samples,
+                &scorer,
+                limits,
+                progress,
+            )?;
             effort.add(spent);
             best
         }
@@ -335,14 +318,15 @@ fn budget(
 /// What scores the report's samples, and the metric of the original and of the factorized network
 /// on them.
 fn measure<'a>(
-    network: &Network<'_>,
+    model: &Model,
     compressed: &Compressed,
     parts: &'a Parts,
     metric: Option<MetricKind>,
 ) -> Result<Proof<'a>> {
     let (data, indices, source) = &parts.report;
-    let samples = Samples::new(data, indices.clone(), &network.evaluator)?;
-    let scorer = network.scorer(&samples, metric, true)?;
+    let original = Evaluator::new(model)?;
+    let samples = Samples::new(data, indices.clone(), &original)?;
+    let scorer = search::scorer(&original, &samples, metric, true)?;
     let kind = scorer.metric();
     let score = search::score(&compressed.evaluator, &samples, &scorer)?;
     let metric = Metric {
@@ -356,7 +340,7 @@ fn measure<'a>(
         tuned: None,
         written: None,
     };
-    Ok(Proof { data, indices, scorer, metric })
+    Ok(Proof { data, indices, samples, scorer, metric })
 }
 
 /// The model with a plan carried out, and the layers whose change of the mean is part of an addition
@@ -387,7 +371,8 @@ pub fn apply(input: &Path, plan: &Path, output: &Path, force: bool) -> Result<Re
     let text = std::fs::read_to_string(plan)
         .map_err(|source| Error::Read { path: plan.to_owned(), source })?;
     let plan = Plan::parse(&text)?;
-    let (result, _) = carry_out(&plan, &model)?;
+    let (mut result, _) = carry_out(&plan, &model)?;
+    plan.set_trained(&mut result)?;
     let mut report = result::write_plain(input, output, &model, &result)?;
     report.seconds.total = begin.elapsed().as_secs_f64();
     report.ratio.target = Target::Bytes.name().to_owned();

@@ -6,8 +6,10 @@ mod check;
 mod compress;
 mod eval;
 mod inspect;
+mod parts;
 mod result;
 mod target;
+mod training;
 
 use std::path::{Path, PathBuf};
 
@@ -36,6 +38,9 @@ pub struct Request {
     pub data: Option<DataSource>,
     /// Samples that are only reported on.
     pub test: Option<DataSource>,
+    /// Samples that the result is trained on; none is no training. Where it is the same as `data`,
+    /// samples that candidates are scored on and that are reported on are not trained on.
+    pub train: Option<DataSource>,
     /// Shapes of inputs whose dims the model leaves open, by name.
     pub shapes: Vec<(String, Vec<usize>)>,
     /// Where the plan goes.

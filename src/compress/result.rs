@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::Request;
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
+use crate::eval::Evaluator;
 use crate::factorize::Factors;
 use crate::graph;
 use crate::layer::{self, Extent, Filter, Layer, find};
@@ -18,7 +19,7 @@ use crate::report::{
     Validation,
 };
 use crate::score::Scorer;
-use crate::search::{Compressed, Network, Plan};
+use crate::search::{self, Compressed, Network, Plan, Samples};
 use crate::tensor::{DataType, Tensor};
 use crate::validate::{Agreement, RUNTIME, Session, latency};
 
@@ -64,10 +65,23 @@ pub(super) struct Proof<'a> {
     pub data: &'a Dataset,
     /// Which of its samples.
     pub indices: &'a [usize],
+    /// The same samples for the evaluator.
+    pub samples: Samples,
     /// Scores outputs on these samples.
     pub scorer: Scorer,
     /// The metric before the file was written.
     pub metric: Metric,
+}
+
+impl Proof<'_> {
+    /// The metric of a model on the samples.
+    ///
+    /// # Errors
+    /// When it can't be run.
+    pub fn score(&self, model: &Model) -> Result<f64> {
+        let evaluator = Evaluator::new(model)?;
+        Ok(search::score(&evaluator, &self.samples, &self.scorer)?.metric())
+    }
 }
 
 /// Puts the result beside the output, proves it in tract, and only then puts it in place. The
@@ -98,9 +112,9 @@ pub(super) fn write(
     let one: Vec<Tensor> = sample.to_vec();
     let original = Session::open_for(&request.input, &one)?;
     let session = Session::open_for(&staged, &one)?;
-    let evaluator = crate::eval::Evaluator::new(result)?;
+    let evaluator = Evaluator::new(result)?;
     let (agreement, samples, metric) = match proof {
-        Some(Proof { data, indices, scorer, mut metric }) => {
+        Some(Proof { data, indices, scorer, mut metric, .. }) => {
             let compared = &indices[..indices.len().min(COMPARED)];
             progress.phase("validate", Some(indices.len() as u64));
             let batch = |rows: &[usize]| {
@@ -197,6 +211,7 @@ fn plain(input: &Path, output: &Path, model: &Model, result: &Model) -> Result<R
         seconds: Seconds::default(),
         peak_rss_bytes: None,
         search: None,
+        training: None,
         layers: Vec::new(),
         validation: None,
         missed: Vec::new(),

@@ -35,6 +35,7 @@ pub struct Report {
     pub seconds: Seconds,
     pub peak_rss_bytes: Option<u64>,
     pub search: Option<Search>,
+    pub training: Option<Training>,
     pub layers: Vec<Layer>,
     pub validation: Option<Validation>,
     /// Targets and tolerances that were missed; when there are any the program ends with exit
@@ -128,6 +129,37 @@ pub struct Search {
     pub full_pass_equivalents: f64,
     pub layer_passes: u64,
     pub predicted_vs_measured_rank_correlation: Option<f64>,
+}
+
+/// What training did.
+#[derive(Clone, Debug, Default, Serialize)]
+#[allow(missing_docs)]
+pub struct Training {
+    /// Where the samples are from, for a person to read.
+    pub source: String,
+    pub samples: usize,
+    /// What was done to images, for a person to read; empty where nothing was.
+    pub augmentation: String,
+    pub stages: Vec<TrainingStage>,
+    /// Nodes without a backward rule, and the weights that stayed as they were for it.
+    pub obstacles: Vec<String>,
+}
+
+/// One training.
+#[derive(Clone, Debug, Default, Serialize)]
+#[allow(missing_docs)]
+pub struct TrainingStage {
+    pub stage: String,
+    pub epochs: f64,
+    pub steps: usize,
+    pub seconds: f64,
+    /// Scores on the samples of the search: lower is better.
+    pub score_before: f64,
+    pub score_after: f64,
+    /// Share of the squared singular values beyond the ranks, a mean over weights.
+    pub tail_before: Option<f64>,
+    pub tail_after: Option<f64>,
+    pub setbacks: usize,
 }
 
 /// What became of a weight.

@@ -69,6 +69,23 @@ fn full() -> Report {
             layer_passes: 1_000_000,
             predicted_vs_measured_rank_correlation: Some(0.93),
         }),
+        training: Some(Training {
+            source: "train.npz".into(),
+            samples: 4000,
+            augmentation: "flips".into(),
+            stages: vec![TrainingStage {
+                stage: "msr".into(),
+                epochs: 2.0,
+                steps: 125,
+                seconds: 3.0,
+                score_before: 0.5,
+                score_after: 0.4,
+                tail_before: Some(0.2),
+                tail_after: Some(0.1),
+                setbacks: 0,
+            }],
+            obstacles: vec!["node `x` (OneHot): `w`".into()],
+        }),
         layers: vec![layer(Action::Factorize, None), layer(Action::Skip, Some("depthwise"))],
         validation: Some(Validation {
             runtime: "tract".into(),

@@ -143,6 +143,41 @@ fn effort(out: &mut String, report: &Report, style: Style) {
             figure(search.full_pass_equivalents)
         );
     }
+    if let Some(training) = &report.training {
+        let images = if training.augmentation.is_empty() {
+            String::new()
+        } else {
+            format!(", {}", training.augmentation)
+        };
+        let _ = writeln!(
+            out,
+            "{} on {} samples ({}){images}",
+            style.bold("training"),
+            count(training.samples as u64),
+            training.source
+        );
+        for stage in &training.stages {
+            let tails = match (stage.tail_before, stage.tail_after) {
+                (Some(before), Some(after)) => {
+                    format!(", energy beyond the ranks {} -> {}", figure(before), figure(after))
+                }
+                _ => String::new(),
+            };
+            let _ = writeln!(
+                out,
+                "  {}: {:.1} epochs, {} steps in {:.0} s; loss on the search's samples {} -> {}{tails}",
+                stage.stage,
+                stage.epochs,
+                count(stage.steps as u64),
+                stage.seconds,
+                figure(stage.score_before),
+                figure(stage.score_after)
+            );
+        }
+        for obstacle in &training.obstacles {
+            let _ = writeln!(out, "  not trained: {obstacle}");
+        }
+    }
     let seconds = &report.seconds;
     let stages = [
         ("load", seconds.load),

@@ -25,6 +25,19 @@ pub struct Limits {
     pub snapshot_bytes: usize,
 }
 
+impl Limits {
+    /// Why a search that has scored so many networks ends, if it does.
+    pub(super) fn exceeded(&self, evaluations: u64) -> Option<&'static str> {
+        if evaluations >= self.evaluations as u64 {
+            Some("evaluations used up")
+        } else if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            Some("time used up")
+        } else {
+            None
+        }
+    }
+}
+
 /// Children of one allocation that are scored on a level.
 const CHILDREN: usize = 6;
 
@@ -126,13 +139,7 @@ pub fn beam(
 
 impl Search<'_, '_> {
     fn exhausted(&self) -> Option<&'static str> {
-        if self.effort.evaluations >= self.limits.evaluations as u64 {
-            Some("evaluations used up")
-        } else if self.limits.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            Some("time used up")
-        } else {
-            None
-        }
+        self.limits.exceeded(self.effort.evaluations)
     }
 
     /// Makes an allocation the one whose prefix states are kept.

@@ -19,10 +19,10 @@ mod sequential;
 mod start;
 
 pub use beam::{Limits, beam};
-pub use network::{Network, NetworkOptions, Statistics, outputs, score};
+pub use network::{Network, NetworkOptions, Statistics, outputs, score, scorer};
 pub use options::{LayerOption, LayerOptions};
 pub use paper::paper;
-pub use plan::{Plan, PlanLayer};
+pub use plan::{Plan, PlanConstant, PlanLayer};
 pub use predict::{Prediction, rank_correlation};
 pub use samples::Samples;
 pub use sensitivity::sensitivities;

@@ -334,14 +334,6 @@ impl<'a> Network<'a> {
             .collect()
     }
 
-    /// The original's outputs on `samples`.
-    ///
-    /// # Errors
-    /// When the model can't be run.
-    pub fn original_outputs(&self, samples: &Samples) -> Result<Vec<Tensor>> {
-        outputs(&self.evaluator, samples)
-    }
-
     /// A scorer for `samples`, by the labels where there are any.
     ///
     /// # Errors
@@ -352,9 +344,23 @@ impl<'a> Network<'a> {
         metric: Option<MetricKind>,
         labels: bool,
     ) -> Result<Scorer> {
-        let labels = if labels { samples.labels()? } else { None };
-        Scorer::new(self.original_outputs(samples)?, labels, metric, None)
+        scorer(&self.evaluator, samples, metric, labels)
     }
+}
+
+/// A scorer for `samples` against what `original` gives on them, by the labels where there are any
+/// and they are to be used.
+///
+/// # Errors
+/// When labels or metric don't fit the outputs.
+pub fn scorer(
+    original: &Evaluator,
+    samples: &Samples,
+    metric: Option<MetricKind>,
+    labels: bool,
+) -> Result<Scorer> {
+    let labels = if labels { samples.labels()? } else { None };
+    Scorer::new(outputs(original, samples)?, labels, metric, None)
 }
 
 /// An evaluator's outputs on all samples, joined.

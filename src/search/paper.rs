@@ -8,7 +8,7 @@ use super::beam::Limits;
 use super::network::Network;
 use super::samples::Samples;
 use super::sequential::Snapshots;
-use super::{Allocation, Budget, Effort, LayerOptions};
+use super::{Allocation, Budget, Effort, LayerOptions, Prediction};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::score::Scorer;
@@ -18,6 +18,9 @@ const LEVELS: u64 = 16;
 
 /// Runs the published search from the dense allocation down to the budget.
 ///
+/// Where the limits end it before its last level, the best allocation so far goes the rest of the
+/// way by `prediction` alone: the budget holds whatever the limits are.
+///
 /// # Errors
 /// When a network can't be run, the budget can't be reached by lowering single layers, or the run
 /// is interrupted.
@@ -25,6 +28,7 @@ pub fn paper(
     network: &Network<'_>,
     options: &[LayerOptions],
     budget: Budget,
+    prediction: &Prediction,
     samples: &Samples,
     scorer: &Scorer,
     limits: Limits,
@@ -36,46 +40,22 @@ pub fn paper(
     let mut search = Snapshots::new(0);
     let full = budget.cost(options, &vec![0; options.len()]);
     let step = (full.saturating_sub(budget.limit) / LEVELS).max(1);
-    let cost = |l: usize, o: usize| budget.resource.of(&options[l].options[o].cost);
     let mut beam: Vec<Allocation> = vec![vec![0; options.len()]];
-    while beam.iter().any(|a| budget.cost(options, a) > budget.limit) {
-        let mut children: BTreeSet<Allocation> = BTreeSet::new();
-        for parent in &beam {
-            let total = budget.cost(options, parent);
-            if total <= budget.limit {
-                children.insert(parent.clone());
-                continue;
-            }
-            let wanted = step.min(total - budget.limit);
-            for l in 0..options.len() {
-                // The least lowering of this layer that makes the step.
-                let now = cost(l, parent[l]);
-                let lower = (0..options[l].options.len())
-                    .filter(|&o| cost(l, o) + wanted <= now)
-                    .max_by_key(|&o| cost(l, o));
-                if let Some(o) = lower {
-                    let mut child = parent.clone();
-                    child[l] = o;
-                    children.insert(child);
-                }
-            }
-        }
+    effort.stopped = "budget reached";
+    'levels: while beam.iter().any(|a| budget.cost(options, a) > budget.limit) {
+        let children: BTreeSet<Allocation> =
+            beam.iter().flat_map(|parent| lowered(options, budget, step, parent)).collect();
         if children.is_empty() {
-            return Err(Error::Option {
-                option: "--search paper".to_owned(),
-                reason: "no single layer can give up a step of the budget; ask for less".to_owned(),
-            });
+            return Err(out_of_reach());
         }
         let mut scored = Vec::new();
         for child in children {
             if progress.interrupted() {
                 return Err(Error::Interrupted);
             }
-            if limits.deadline.is_some_and(|deadline| std::time::Instant::now() >= deadline) {
-                return Err(Error::Option {
-                    option: "--time-limit".to_owned(),
-                    reason: "the published search has no result before its last level".to_owned(),
-                });
+            if let Some(reason) = limits.exceeded(effort.evaluations) {
+                effort.stopped = reason;
+                break 'levels;
             }
             let choices = Network::choices(options, &child);
             let compressed = network.compress(&choices, &dense, &mut calibration, &mut effort)?;
@@ -87,7 +67,47 @@ pub fn paper(
         scored.truncate(limits.beam.max(1));
         beam = scored.into_iter().map(|(_, a)| a).collect();
     }
-    effort.stopped = "budget reached";
-    let best = beam.swap_remove(0);
+    let mut best = beam.swap_remove(0);
+    let losses = prediction.losses(options);
+    let predicted = |a: &Allocation| -> f64 { a.iter().zip(&losses).map(|(&o, l)| l[o]).sum() };
+    while budget.cost(options, &best) > budget.limit {
+        let children = lowered(options, budget, step, &best);
+        let least = children.into_iter().min_by(|a, b| predicted(a).total_cmp(&predicted(b)));
+        best = least.ok_or_else(out_of_reach)?;
+    }
     Ok((best, effort))
+}
+
+/// The children of an allocation: each layer alone lowered by the least that makes a step, or what is
+/// left to the budget; the allocation itself where it is within the budget.
+fn lowered(
+    options: &[LayerOptions],
+    budget: Budget,
+    step: u64,
+    parent: &Allocation,
+) -> Vec<Allocation> {
+    let total = budget.cost(options, parent);
+    if total <= budget.limit {
+        return vec![parent.clone()];
+    }
+    let wanted = step.min(total - budget.limit);
+    let cost = |l: usize, o: usize| budget.resource.of(&options[l].options[o].cost);
+    (0..options.len())
+        .filter_map(|l| {
+            let now = cost(l, parent[l]);
+            let lower = (0..options[l].options.len())
+                .filter(|&o| cost(l, o) + wanted <= now)
+                .max_by_key(|&o| cost(l, o))?;
+            let mut child = parent.clone();
+            child[l] = lower;
+            Some(child)
+        })
+        .collect()
+}
+
+fn out_of_reach() -> Error {
+    Error::Option {
+        option: "--search paper".to_owned(),
+        reason: "no single layer can give up a step of the budget; ask for less".to_owned(),
+    }
 }

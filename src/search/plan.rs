@@ -11,6 +11,7 @@ use crate::graph::{self, NameAllocator};
 use crate::layer::{Filter, Layer, find};
 use crate::linalg::Matrix;
 use crate::onnx::{Model, TensorProto};
+use crate::tensor::Tensor;
 
 /// Version of the plan's format.
 const VERSION: u32 = 1;
@@ -22,6 +23,20 @@ pub struct Plan {
     pub version: u32,
     /// The layers that change, in the order of their nodes.
     pub layers: Vec<PlanLayer>,
+    /// Constants of the result that training changed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub constants: Vec<PlanConstant>,
+}
+
+/// A constant with the elements that training gave it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PlanConstant {
+    /// Its name in the result.
+    pub name: String,
+    /// Its shape, which the result must have.
+    pub shape: Vec<usize>,
+    /// Elements, row-major, as base64 of little-endian `f32`.
+    pub data: String,
 }
 
 /// What one layer becomes.
@@ -79,7 +94,53 @@ impl Plan {
             ));
         }
         planned.sort_by_key(|(node, _)| *node);
-        Ok(Self { version: VERSION, layers: planned.into_iter().map(|(_, layer)| layer).collect() })
+        let layers = planned.into_iter().map(|(_, layer)| layer).collect();
+        Ok(Self { version: VERSION, layers, constants: Vec::new() })
+    }
+
+    /// Takes over what `trained` has in other constants than `result`, what this plan makes of its
+    /// model; both have the same constants.
+    ///
+    /// # Errors
+    /// When a constant can't be read.
+    pub fn take_trained(&mut self, result: &Model, trained: &Model) -> Result<()> {
+        for name in graph::constants(trained).keys() {
+            let pair =
+                (graph::constant_tensor(result, name)?, graph::constant_tensor(trained, name)?);
+            let (Some(Tensor::F32(old)), Some(Tensor::F32(new))) = pair else { continue };
+            if old != new {
+                let shape = new.shape().to_vec();
+                let elements: Vec<f64> = new.iter().map(|&v| f64::from(v)).collect();
+                let data = encode(elements.iter());
+                self.constants.push(PlanConstant { name: name.clone(), shape, data });
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the constants of the result what training gave them.
+    ///
+    /// # Errors
+    /// When the result has no such constant.
+    pub fn set_trained(&self, result: &mut Model) -> Result<()> {
+        for constant in &self.constants {
+            let bad = |reason: String| Error::Plan {
+                reason: format!("constant `{}`: {reason}", constant.name),
+            };
+            let elements = decode(&constant.data).map_err(bad)?;
+            let elements: Vec<f32> = elements.into_iter().map(|v| v as f32).collect();
+            let tensor =
+                Tensor::from_vec(&constant.shape, elements).map_err(|e| bad(e.to_string()))?;
+            let old = graph::constant_tensor(result, &constant.name)?;
+            if old.is_none_or(|old| old.shape() != constant.shape) {
+                return Err(bad("the result has no such constant".to_owned()));
+            }
+            graph::set_constant(
+                result.graph_mut(),
+                TensorProto::from_tensor(&constant.name, &tensor),
+            );
+        }
+        Ok(())
     }
 
     /// Reads a plan.

@@ -26,6 +26,9 @@ struct Plan {
 }
 
 impl Augmentation {
+    /// The usual share of their sides by which images are moved: an eighth.
+    pub const SHIFT: u8 = 32;
+
     /// Whether nothing is done.
     #[must_use]
     pub fn is_none(&self) -> bool {

@@ -6,18 +6,24 @@
 //! of a network on a dataset.
 
 mod augment;
+mod course;
 mod descent;
 mod optimizer;
+mod pressure;
 mod schedule;
 mod stable_rank;
 mod student;
+mod trainable;
 
 pub use augment::Augmentation;
+pub use course::{Course, Penalty, Trained};
 pub use descent::{Descent, History, Recipe, Slopes, descend};
 pub use optimizer::{Method, Optimizer, clip};
+pub use pressure::{Pressure, Spectrum, spectra};
 pub use schedule::Schedule;
 pub use stable_rank::{StableRank, Value};
 pub use student::Student;
+pub use trainable::trainable;
 
 /// A tensor that is trained.
 #[derive(Clone, Debug, PartialEq)]

@@ -3,7 +3,7 @@
 use super::{Augmentation, Parameter, Slopes};
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
-use crate::eval::{Evaluator, Recorder};
+use crate::eval::{Evaluator, Obstacle, Recorder};
 use crate::graph;
 use crate::onnx::{Model, TensorProto};
 use crate::score::{Objective, Scorer};
@@ -13,6 +13,7 @@ use crate::tensor::Tensor;
 pub struct Student<'a> {
     model: &'a Model,
     recorder: Recorder,
+    obstacles: Vec<Obstacle>,
     /// Gives what the outputs are compared with, for the samples as they are shown.
     original: &'a Evaluator,
     data: &'a Dataset,
@@ -24,12 +25,15 @@ pub struct Student<'a> {
 }
 
 impl<'a> Student<'a> {
-    /// The constants `trained` of `model`, on samples of `data`. `original` runs the model whose
-    /// outputs are imitated; `scorer` knows the classes and the objective.
+    /// Those of the constants `trained` of `model` whose gradients can be had, on samples of `data`.
+    /// `original` runs the model whose outputs are imitated; `scorer` knows the classes and the
+    /// objective.
+    ///
+    /// Parameters behind a node without a backward rule stay as they are: see
+    /// [`Student::obstacles`].
     ///
     /// # Errors
-    /// When a name is no constant of `f32`, or a node between a parameter and an output has no
-    /// backward rule; with the node's name.
+    /// When a name is no constant of `f32`, or no parameter is left.
     pub fn new(
         model: &'a Model,
         trained: &[&str],
@@ -37,14 +41,27 @@ impl<'a> Student<'a> {
         data: &'a Dataset,
         scorer: &'a Scorer,
     ) -> Result<Self> {
-        let recorder = Evaluator::recorder(model, trained, &[])?;
-        if let Some(obstacle) = recorder.obstacles().first() {
-            return Err(Error::Training {
-                reason: format!(
-                    "node `{}` ({}) has no backward rule",
-                    obstacle.node, obstacle.op_type
+        let mut names = trained.to_vec();
+        let mut obstacles: Vec<Obstacle> = Vec::new();
+        let recorder = loop {
+            let recorder = Evaluator::recorder(model, &names, &[])?;
+            let met = recorder.obstacles();
+            if met.is_empty() {
+                break recorder;
+            }
+            let behind = |name: &str| met.iter().any(|o| o.parameters.iter().any(|p| p == name));
+            names.retain(|name| !behind(name));
+            obstacles.extend(met);
+        };
+        if recorder.parameters().len() == 0 {
+            let reason = match obstacles.first() {
+                Some(first) => format!(
+                    "nothing can be trained: node `{}` ({}) has no backward rule",
+                    first.node, first.op_type
                 ),
-            });
+                None => "the model has no weights of f32 to train".to_owned(),
+            };
+            return Err(Error::Training { reason });
         }
         if let Some((name, tensor)) =
             recorder.parameters().zip(recorder.stored()).find(|(_, t)| t.f32("").is_err())
@@ -55,7 +72,13 @@ impl<'a> Student<'a> {
         }
         let objective = scorer.objective();
         let augmentation = Augmentation::default();
-        Ok(Self { model, recorder, original, data, scorer, objective, augmentation })
+        Ok(Self { model, recorder, obstacles, original, data, scorer, objective, augmentation })
+    }
+
+    /// The nodes without a backward rule that keep parameters from being trained.
+    #[must_use]
+    pub fn obstacles(&self) -> &[Obstacle] {
+        &self.obstacles
     }
 
     /// The parameters as the model has them. Weight decay is for those of two and more axes.

@@ -1,0 +1,268 @@
+//! Training within a compression: the dense model towards its ranks, the factors afterwards.
+
+use std::time::{Duration, Instant};
+
+use super::parts::Parts;
+use super::result;
+use crate::error::{Error, Result};
+use crate::eval::{Evaluator, Obstacle};
+use crate::factorize::Choice;
+use crate::layer::{Filter, Layer, find};
+use crate::onnx::Model;
+use crate::options::Options;
+use crate::progress::Progress;
+use crate::report::{Training, TrainingStage};
+use crate::score::{Objective, Scorer};
+use crate::search::{self, Samples};
+use crate::tensor::Tensor;
+use crate::tune::{
+    Augmentation, Course, Method, Parameter, Pressure, Recipe, Schedule, Spectrum, Trained, spectra,
+};
+
+/// Multiply-accumulates that training takes unless it is told how long it may go on.
+const MACS: f64 = 3e13;
+
+/// Bounds of the passes over the samples that come from it.
+const EPOCHS: (f64, f64) = (3.0, 30.0);
+
+/// Share of the whole that goes to the dense model where that is trained.
+const DENSE_SHARE: f64 = 0.25;
+
+/// Loss that a change of images may add before it counts as a change of their meaning.
+const WITHSTOOD: f64 = 0.1;
+
+/// What trainings of one compression share.
+pub(super) struct Trainer<'a> {
+    model: &'a Model,
+    original: Evaluator,
+    parts: &'a Parts,
+    samples: &'a [usize],
+    checks: Samples,
+    scorer: Scorer,
+    options: &'a Options,
+    augmentation: Augmentation,
+    /// Multiply-accumulates of the original for one sample.
+    macs: f64,
+}
+
+/// What a training did, for the report.
+pub(super) struct Stage {
+    entry: TrainingStage,
+    obstacles: Vec<Obstacle>,
+}
+
+impl<'a> Trainer<'a> {
+    /// What trains on the part of the samples that is for it; none where there is none.
+    pub fn new(
+        model: &'a Model,
+        parts: &'a Parts,
+        sample: &[Tensor],
+        options: &'a Options,
+    ) -> Result<Option<Self>> {
+        let Some((_, samples)) = &parts.train else { return Ok(None) };
+        let original = Evaluator::new(model)?;
+        let checks = Samples::new(&parts.data, parts.search.clone(), &original)?;
+        let scorer = search::scorer(&original, &checks, options.metric, true)?;
+        let macs = result::macs(model, &find(model, &Filter::default())?, sample.to_vec())?;
+        let mut trainer = Self {
+            model,
+            original,
+            parts,
+            samples,
+            checks,
+            scorer,
+            options,
+            augmentation: Augmentation::default(),
+            macs: macs.unwrap_or(0) as f64,
+        };
+        trainer.augmentation = match options.augmentation {
+            Some(augmentation) => augmentation,
+            None => trainer.withstood()?,
+        };
+        Ok(Some(trainer))
+    }
+
+    /// The changes of images that leave what the original makes of them.
+    fn withstood(&self) -> Result<Augmentation> {
+        let loss = |augmentation: Augmentation| -> Result<f64> {
+            let mut losses = Vec::new();
+            for run in 0..self.checks.runs() {
+                let mut inputs = self.checks.inputs(run, &self.original)?;
+                for input in &mut inputs {
+                    *input = augmentation
+                        .apply(input, run as u64)
+                        .map_err(|e| Error::Training { reason: e.to_string() })?;
+                }
+                let range = self.checks.range(run);
+                let outputs = self.original.run(inputs)?;
+                let outputs = self.original.per_sample(outputs, range.len())?;
+                losses.push(self.scorer.score(&outputs, range)?.mean_loss());
+            }
+            Ok(losses.iter().sum::<f64>() / losses.len().max(1) as f64)
+        };
+        let images = self.checks.inputs(0, &self.original)?;
+        if !images.iter().any(|t| t.f32("").is_ok() && Augmentation::applies(t.shape())) {
+            return Ok(Augmentation::default());
+        }
+        let plain = loss(Augmentation::default())?;
+        let flip = Augmentation { flip: true, shift: 0 };
+        let shift = Augmentation { flip: false, shift: Augmentation::SHIFT };
+        // Only half of the images are mirrored.
+        Ok(Augmentation {
+            flip: loss(flip)? - plain < 0.5 * WITHSTOOD,
+            shift: if loss(shift)? - plain < WITHSTOOD { Augmentation::SHIFT } else { 0 },
+        })
+    }
+
+    fn objective(&self) -> Objective {
+        let usual = self.scorer.objective();
+        if usual.labels == 0.0 {
+            return usual;
+        }
+        let has_labels = self.parts.train.as_ref().is_some_and(|(data, _)| data.has_labels());
+        let distill = if has_labels { self.options.distill } else { 1.0 };
+        Objective { labels: 1.0 - distill, distill, ..usual }
+    }
+
+    /// The recipe for `share` of the whole training, on a model of so many multiply-accumulates for
+    /// one sample.
+    fn recipe(&self, macs: f64, share: f64) -> Recipe {
+        let options = self.options;
+        // Backward is two more products for each one of the forward run.
+        let pass = (3.0 * macs + self.macs).max(1.0) * self.samples.len().max(1) as f64;
+        let epochs = match (options.epochs, options.train_time) {
+            (Some(epochs), _) => epochs,
+            (None, Some(_)) => 1e3,
+            (None, None) => (MACS / pass).clamp(EPOCHS.0, EPOCHS.1),
+        };
+        Recipe {
+            epochs: epochs * share,
+            batch: options.train_batch,
+            schedule: Schedule { peak: options.learning_rate, warm_up: 0.05, end: 0.01 },
+            method: Method::ADAM,
+            decay: 0.0,
+            clip: 5.0,
+            checks: 20,
+            patience: 20,
+            time: options.train_time.map(|t| t.mul_f64(share).max(Duration::from_millis(1))),
+            seed: options.seed,
+        }
+    }
+
+    fn train<'p>(
+        &self,
+        name: &str,
+        model: &Model,
+        recipe: Recipe,
+        penalty: impl FnOnce(&[Parameter]) -> Result<Box<crate::tune::Penalty<'p>>>,
+        stages: &mut Vec<Stage>,
+        progress: &dyn Progress,
+    ) -> Result<Trained> {
+        let clock = Instant::now();
+        let Some((data, _)) = &self.parts.train else { unreachable!("a trainer has samples") };
+        let course = Course {
+            original: &self.original,
+            data,
+            samples: self.samples,
+            checks: &self.checks,
+            scorer: &self.scorer,
+            objective: self.objective(),
+            augmentation: self.augmentation,
+            recipe,
+        };
+        let steps = (recipe.epochs * self.samples.len() as f64 / recipe.batch as f64) as u64;
+        progress.phase(name, Some(steps).filter(|_| recipe.time.is_none()));
+        let trained = course.train(model, penalty, progress)?;
+        let history = &trained.history;
+        let entry = TrainingStage {
+            stage: name.to_owned(),
+            epochs: history.samples as f64 / self.samples.len().max(1) as f64,
+            steps: history.steps,
+            seconds: clock.elapsed().as_secs_f64(),
+            score_before: history.scores.first().copied().unwrap_or(f64::NAN),
+            score_after: history.best,
+            tail_before: None,
+            tail_after: None,
+            setbacks: history.setbacks,
+        };
+        stages.push(Stage { entry, obstacles: trained.obstacles.clone() });
+        Ok(trained)
+    }
+
+    /// The dense model, trained so that it loses little when its layers are cut to the ranks that
+    /// were found.
+    pub fn prepare(
+        &self,
+        layers: &[Layer],
+        choices: &[Option<Choice>],
+        stages: &mut Vec<Stage>,
+        progress: &dyn Progress,
+    ) -> Result<Model> {
+        let mut before = Vec::new();
+        let trained = self.train(
+            "msr",
+            self.model,
+            self.recipe(self.macs, DENSE_SHARE),
+            |parameters| {
+                before = spectra(layers, choices, parameters)?;
+                let mut pressure = Pressure::new(layers, choices, parameters, 2, self.options.msr)?;
+                Ok(Box::new(move |parameters: &[Parameter], gradients: &mut [Vec<f32>]| {
+                    pressure.add(parameters, gradients)
+                }))
+            },
+            stages,
+            progress,
+        )?;
+        let after = spectra(layers, choices, &trained.parameters)?;
+        let mean = |spectra: &[Spectrum]| {
+            let tails = spectra.iter().map(Spectrum::tail);
+            tails.sum::<f64>() / spectra.len().max(1) as f64
+        };
+        if let Some(stage) = stages.last_mut() {
+            stage.entry.tail_before = Some(mean(&before));
+            stage.entry.tail_after = Some(mean(&after));
+        }
+        for (before, after) in before.iter().zip(&after) {
+            log::info!(target: "tune", "`{}` as {}: energy beyond rank {} {:.4} -> {:.4}",
+                before.weight, before.scheme, before.rank, before.tail(), after.tail());
+            log::debug!(target: "tune", "  singular values before {:.3?}", before.values);
+            log::debug!(target: "tune", "  singular values after {:.3?}", after.values);
+        }
+        Ok(trained.model)
+    }
+
+    /// A factorized model with its weights trained.
+    pub fn tune(
+        &self,
+        model: &Model,
+        sample: &[Tensor],
+        stages: &mut Vec<Stage>,
+        progress: &dyn Progress,
+    ) -> Result<Model> {
+        let macs = result::macs(model, &find(model, &Filter::default())?, sample.to_vec())?;
+        let share = if self.options.msr > 0.0 { 1.0 - DENSE_SHARE } else { 1.0 };
+        let recipe = self.recipe(macs.map_or(self.macs, |m| m as f64), share);
+        let none: Box<crate::tune::Penalty<'_>> = Box::new(|_, _| Ok(0.0));
+        Ok(self.train("tune", model, recipe, |_| Ok(none), stages, progress)?.model)
+    }
+
+    /// What was done.
+    pub fn report(&self, stages: Vec<Stage>) -> Training {
+        let images = [(self.augmentation.flip, "flips"), (self.augmentation.shift > 0, "shifts")];
+        let images: Vec<&str> =
+            images.iter().filter(|(on, _)| *on).map(|(_, name)| *name).collect();
+        let mut obstacles: Vec<String> = stages
+            .iter()
+            .flat_map(|stage| &stage.obstacles)
+            .map(|o| format!("node `{}` ({}): `{}`", o.node, o.op_type, o.parameters.join("`, `")))
+            .collect();
+        obstacles.dedup();
+        Training {
+            source: self.parts.train.as_ref().map(|(data, _)| data.name()).unwrap_or_default(),
+            samples: self.samples.len(),
+            augmentation: images.join(", "),
+            stages: stages.into_iter().map(|stage| stage.entry).collect(),
+            obstacles,
+        }
+    }
+}
