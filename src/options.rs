@@ -39,7 +39,7 @@ pub struct Options {
     pub time_limit: Option<Duration>,
     /// How ranks are chosen. Default: beam.
     pub search: SearchMode,
-    /// What the factors are fitted to. Default: sequential.
+    /// What the factors are fitted to. Default: loss.
     pub statistics: Statistics,
     /// Samples that layer statistics are gathered from. Default: 2000.
     pub calibration_samples: usize,
@@ -97,7 +97,7 @@ impl Default for Options {
             max_evals: None,
             time_limit: None,
             search: SearchMode::Beam,
-            statistics: Statistics::Sequential,
+            statistics: Statistics::Loss,
             calibration_samples: 2000,
             search_samples: 1000,
             epochs: None,

@@ -230,7 +230,7 @@ struct SearchArgs {
     /// End the search after this time: 90, 90s, 2m
     #[arg(long, value_name = "TIME", value_parser = values::duration)]
     time_limit: Option<Duration>,
-    /// What factors are fitted to: none, whitened, centred, sequential
+    /// What factors are fitted to: none, whitened, centred, sequential, loss
     #[arg(long, value_name = "WHICH", default_value_t)]
     statistics: Statistics,
     /// Samples to gather statistics from

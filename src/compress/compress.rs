@@ -33,6 +33,9 @@ const SEARCH_CALIBRATION: usize = 256;
 /// Rows per input of a layer that its moments are taken over, in the search and in the final fit.
 const ROWS: (usize, usize) = (12, 48);
 
+/// Samples whose gradients weigh the layers' outputs.
+const WEIGHED: usize = 512;
+
 /// Bytes of prefix states that the search may hold for each of its two sets of samples.
 const SNAPSHOT_BYTES: usize = 192 << 20;
 
@@ -117,6 +120,7 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
             parts.calibration.clone(),
             &network.evaluator,
         )?)?;
+        weigh(&mut network, parts)?;
     }
     let compressed = network.compress(
         &found.choices,
@@ -219,6 +223,7 @@ fn choose(
         let count = parts.calibration.len().min(SEARCH_CALIBRATION);
         let indices = parts.calibration[..count].to_vec();
         network.calibrate(Samples::new(&parts.data, indices, &network.evaluator)?)?;
+        weigh(&mut network, parts)?;
     }
     seconds.calibrate = Some(clock.elapsed().as_secs_f64());
     let clock = Instant::now();
@@ -287,6 +292,18 @@ fn choose(
     seconds.search = Some(clock.elapsed().as_secs_f64());
     let choices = Network::choices(&forms, &allocation);
     Ok(Found { choices, effort, mode: options.search, samples: samples.len() })
+}
+
+/// Gives the layers the metrics of their outputs, where these are asked for.
+fn weigh(network: &mut Network<'_>, parts: &Parts) -> Result<()> {
+    if network.options.statistics < Statistics::Loss {
+        return Ok(());
+    }
+    let count = parts.calibration.len().min(WEIGHED);
+    let indices = parts.calibration[..count].to_vec();
+    let samples = Samples::new(&parts.data, indices, &network.evaluator)?;
+    let scorer = network.scorer(&samples, None, false)?;
+    network.weigh(&samples, &scorer)
 }
 
 /// What the compressible layers may cost together.

@@ -211,12 +211,34 @@ impl Curve {
                     }
                 }
             };
+            let factors = balanced(factors);
             let original = bias.get(index * share..(index + 1) * share).unwrap_or(&[]);
             biases.extend(fit.bias(&whole, original));
             groups.push(factors);
         }
         Ok(Factors { choice: Some(choice), groups, bias: biases })
     }
+}
+
+/// The same product with every rank's share in two neighbouring factors of equal norm: steps of
+/// training, and steps of a grid, are then of the right size for both (DESIGN: mathematics, 7).
+fn balanced(mut factors: Vec<Matrix>) -> Vec<Matrix> {
+    for at in 0..factors.len().saturating_sub(1) {
+        // Columns of the left factor that belong to one row of the right one.
+        let rest = factors[at].ncols() / factors[at + 1].nrows().max(1);
+        for rank in 0..factors[at + 1].nrows() {
+            let columns = ndarray::s![.., rank * rest..(rank + 1) * rest];
+            let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>();
+            let left = norm(&mut factors[at].slice(columns).iter().copied());
+            let right = norm(&mut factors[at + 1].row(rank).iter().copied());
+            let scale = (right / left).powf(0.25);
+            if scale.is_finite() && scale > 0.0 {
+                factors[at].slice_mut(columns).mapv_inplace(|v| v * scale);
+                factors[at + 1].row_mut(rank).mapv_inplace(|v| v / scale);
+            }
+        }
+    }
+    factors
 }
 
 /// M = A P over the whole of x.

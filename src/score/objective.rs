@@ -52,6 +52,41 @@ impl Scorer {
         }
     }
 
+    /// Class indices drawn from the probabilities that `outputs` give, one per classified position;
+    /// `uniform` gives numbers from 0 to 1. Empty where there are no class scores.
+    ///
+    /// # Errors
+    /// When there is no output of class scores.
+    pub fn draw_labels(
+        &self,
+        outputs: &[Tensor],
+        uniform: &mut dyn FnMut() -> f64,
+    ) -> Result<Vec<i64>> {
+        let Some(ClassScores { output, layout, probabilities }) = self.scores else {
+            return Ok(Vec::new());
+        };
+        let given = outputs
+            .get(output)
+            .ok_or_else(|| mismatch("the output of class scores is missing".to_owned()))?
+            .to_f64_vec();
+        let positions = layout.positions();
+        let mut row = Vec::new();
+        let mut labels = Vec::new();
+        for sample in given.chunks_exact((positions * layout.classes).max(1)) {
+            for position in 0..positions {
+                layout.gather(sample, position, &mut row);
+                classes::to_log_probabilities(&mut row, probabilities);
+                let mut left = uniform();
+                let class = row.iter().position(|log_p| {
+                    left -= log_p.exp();
+                    left <= 0.0
+                });
+                labels.push(class.unwrap_or(layout.classes - 1) as i64);
+            }
+        }
+        Ok(labels)
+    }
+
     /// The training loss of `outputs` and its gradient, for samples on which the original gives
     /// `reference` and whose labels are `labels` (one per classified position; read only where the
     /// objective weighs them).

@@ -8,6 +8,7 @@
 //! [`paper()`] is the published search.
 
 mod beam;
+mod gradients;
 mod network;
 mod options;
 mod paper;

@@ -9,7 +9,7 @@ use super::{LayerOptions, Resource};
 use crate::error::{Error, Result};
 use crate::eval::moments::{Moments, Sums};
 use crate::eval::{Evaluator, join};
-use crate::factorize::{Fit, Scheme};
+use crate::factorize::{Fit, Metric, Scheme};
 use crate::graph::Links;
 use crate::layer::{Extent, Layer, Positions, Rows, Weight, shapes};
 use crate::named::named;
@@ -28,8 +28,10 @@ pub enum Statistics {
     Centred,
     /// The original's outputs, from the inputs that the layer has once the layers before it are
     /// factorized.
-    #[default]
     Sequential,
+    /// The same, where errors count as the loss feels them: by the gradients at the layers' outputs.
+    #[default]
+    Loss,
 }
 
 named!(Statistics {
@@ -37,6 +39,7 @@ named!(Statistics {
     Whitened = "whitened",
     Centred = "centred",
     Sequential = "sequential",
+    Loss = "loss",
 });
 
 /// Knobs of a network's statistics.
@@ -74,6 +77,9 @@ pub struct Network<'a> {
     pub(super) targets: Vec<Vec<Rows>>,
     /// Moments of the original's inputs and outputs: for each layer, for each group.
     pub moments: Vec<Vec<Moments>>,
+    /// Metrics of the layers' outputs: for each layer, for each group; empty where all are the
+    /// identity.
+    pub(super) metrics: Vec<Vec<Option<Metric>>>,
 }
 
 /// A layer's moments are taken over at least this many rows, where the data have them.
@@ -122,6 +128,7 @@ impl<'a> Network<'a> {
             calibration: None,
             targets: Vec::new(),
             moments: Vec::new(),
+            metrics: Vec::new(),
         })
     }
 
@@ -203,7 +210,7 @@ impl<'a> Network<'a> {
 
     /// Names of every layer's input and of what it is to yield: its output, or the sum that its
     /// output is added to where the evaluator computes both together.
-    fn observed(&self) -> Vec<(String, String)> {
+    pub(super) fn observed(&self) -> Vec<(String, String)> {
         let graph = self.model.graph();
         let links = Links::new(graph);
         self.layers
@@ -221,6 +228,18 @@ impl<'a> Network<'a> {
                     t = sum.clone();
                 }
                 (x, t)
+            })
+            .collect()
+    }
+
+    /// The fits of a layer's groups in the metrics of its outputs.
+    pub(super) fn in_metric(&self, layer: usize, fits: Vec<Fit>) -> Vec<Fit> {
+        let Some(metrics) = self.metrics.get(layer) else { return fits };
+        fits.into_iter()
+            .zip(metrics)
+            .map(|(fit, metric)| match metric {
+                Some(metric) => fit.with_metric(metric.clone()),
+                None => fit,
             })
             .collect()
     }
@@ -299,7 +318,7 @@ impl<'a> Network<'a> {
                         *t = w.dot(x) + ndarray::ArrayView1::from(bias);
                     }
                 }
-                fits
+                self.in_metric(layer, fits)
             }
         }
     }

@@ -112,7 +112,7 @@ impl Network<'_> {
         let mut network = base.clone();
         network.choices = choices.to_vec();
         let calibration = match (&self.calibration, self.options.statistics) {
-            (Some(samples), Statistics::Sequential) => samples,
+            (Some(samples), Statistics::Sequential | Statistics::Loss) => samples,
             _ => {
                 for l in first..self.layers.len() {
                     let factors = match choices[l] {
@@ -231,7 +231,7 @@ impl Network<'_> {
     /// The fits of a layer's groups to its targets on the inputs it will see.
     fn fits(&self, l: usize, moments: &[Moments]) -> Vec<Fit> {
         let takes_bias = self.layers[l].map.as_ref().is_some_and(|m| m.takes_bias());
-        self.weights[l]
+        let fits = self.weights[l]
             .groups
             .iter()
             .zip(moments)
@@ -243,7 +243,8 @@ impl Network<'_> {
                     Fit::of_inputs(w, m, false, self.ridge(m))
                 }
             })
-            .collect()
+            .collect();
+        self.in_metric(l, fits)
     }
 
     fn factors(&self, l: usize, choice: Option<Choice>, fits: &[Fit]) -> Result<Factors> {

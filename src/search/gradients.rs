@@ -1,0 +1,177 @@
+//! The metric of a layer's outputs: how much the loss feels an error in each direction.
+
+use std::collections::HashMap;
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
+
+use super::network::{LANES, Network, cut, lanes};
+use super::samples::Samples;
+use crate::error::{Error, Result};
+use crate::eval::{Evaluator, Recorder};
+use crate::factorize::Metric;
+use crate::layer::Positions;
+use crate::linalg::{Matrix, product};
+use crate::onnx::Model;
+use crate::score::{Objective, Scorer, Task};
+use crate::tensor::Tensor;
+
+/// Share of the mean of F's diagonal that is added to it: gradients are few and noisy, and directions
+/// that none of them has may still matter.
+const SHRINKAGE: f64 = 0.1;
+
+/// Positions per sample at which gradients are looked at, at most.
+const POSITIONS: usize = 64;
+
+impl Network<'_> {
+    /// Gives every layer the metric F = E[g g^T] of its outputs, g the gradient of the loss at a
+    /// position (DESIGN: mathematics, 1). The loss is that of labels drawn from what the model itself
+    /// says, so that F is its Fisher information (Amari 1998); for outputs that are no class scores,
+    /// that of a normal distribution around them. Layers whose gradients can't be had keep the
+    /// identity.
+    ///
+    /// # Errors
+    /// When the model can't be run.
+    pub fn weigh(&mut self, samples: &Samples, scorer: &Scorer) -> Result<()> {
+        let names = self.observed();
+        let Some((recorder, parameters)) = recorder(self.model, &self.layers, &names)? else {
+            return Ok(());
+        };
+        let at = |l: usize| Positions {
+            per_sample: POSITIONS,
+            seed: self.options.seed ^ (l as u64 + 1).wrapping_mul(0xd6e8_feb8_6659_fd93),
+        };
+        let empty = || -> Vec<Vec<(Matrix, usize)>> {
+            let of = |l: usize| {
+                let map = self.layers[l].map.as_ref();
+                map.map_or_else(Vec::new, |m| vec![(Matrix::zeros((m.rows, m.rows)), 0); m.groups])
+            };
+            (0..self.layers.len()).map(of).collect()
+        };
+        let sums: Vec<Vec<Vec<(Matrix, usize)>>> = lanes(samples.runs())
+            .into_par_iter()
+            .map(|runs| {
+                let mut sums = empty();
+                for run in runs {
+                    let range = samples.range(run);
+                    let slopes = self.slopes(&recorder, &parameters, samples, run, scorer)?;
+                    for (l, (_, name)) in names.iter().enumerate() {
+                        let Some(slope) = slopes.get(name) else { continue };
+                        let slope = cut(slope, range.len());
+                        let rows = self.rows(l, &slope, range.start as u64, &at(l), false)?;
+                        for (sum, rows) in sums[l].iter_mut().zip(rows.groups) {
+                            add(sum, &rows);
+                        }
+                    }
+                }
+                Ok(sums)
+            })
+            .collect::<Result<_>>()?;
+        debug_assert_eq!(sums.len(), LANES);
+        let mut total = empty();
+        for sums in sums {
+            for (total, sums) in total.iter_mut().flatten().zip(sums.into_iter().flatten()) {
+                total.0 += &sums.0;
+                total.1 += sums.1;
+            }
+        }
+        self.metrics = total
+            .into_iter()
+            .map(|groups| groups.into_iter().map(|(sum, count)| metric(sum, count)).collect())
+            .collect::<Result<_>>()?;
+        Ok(())
+    }
+
+    /// The gradients of the observed values on one run.
+    fn slopes(
+        &self,
+        recorder: &Recorder,
+        parameters: &[Tensor],
+        samples: &Samples,
+        run: usize,
+        scorer: &Scorer,
+    ) -> Result<HashMap<String, Tensor>> {
+        let seed = self.options.seed.wrapping_add(run as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let inputs = samples.inputs(run, recorder.evaluator())?;
+        let tape = recorder.record(inputs, parameters)?;
+        let outputs = tape.outputs()?;
+        let given: Vec<Option<Tensor>> = match scorer.task() {
+            Task::Regression => outputs.iter().map(|o| noise(o, &mut random)).collect(),
+            Task::Classification | Task::Imitation => {
+                let labels = scorer.draw_labels(&outputs, &mut || random.random::<f64>())?;
+                let objective = Objective { labels: 1.0, distill: 0.0, ..scorer.objective() };
+                scorer.gradients(&objective, &outputs, &outputs, &labels)?.outputs
+            }
+        };
+        let names = recorder.outputs().iter();
+        let given = names.zip(given).filter_map(|(name, slope)| Some((name.clone(), slope?)));
+        tape.backward(given)
+    }
+}
+
+/// What records runs of the model such that the gradients of the layers' outputs can be had, and the
+/// constants it takes; none where no gradient passes.
+fn recorder(
+    model: &Model,
+    layers: &[crate::layer::Layer],
+    names: &[(String, String)],
+) -> Result<Option<(Recorder, Vec<Tensor>)>> {
+    let mut trained: Vec<&str> = layers.iter().map(|l| l.weight.as_str()).collect();
+    let mut seen = std::collections::HashSet::new();
+    trained.retain(|name| seen.insert(*name));
+    let watched: Vec<&str> = names.iter().map(|(_, target)| target.as_str()).collect();
+    loop {
+        let recorder = match Evaluator::recorder(model, &trained, &watched) {
+            Ok(recorder) => recorder,
+            // Weights of other types are compressed all the same.
+            Err(Error::InvalidModel { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let met = recorder.obstacles();
+        if met.is_empty() {
+            let stored = recorder.stored();
+            return Ok((!stored.is_empty()).then_some((recorder, stored)));
+        }
+        let behind = |name: &str| met.iter().any(|o| o.parameters.iter().any(|p| p == name));
+        trained.retain(|name| !behind(name));
+    }
+}
+
+/// Standard normal noise of an output's shape; `None` for other types than `f32`.
+fn noise(output: &Tensor, random: &mut ChaCha8Rng) -> Option<Tensor> {
+    output.f32("an output").ok()?;
+    let mut uniform = || random.random::<f64>().max(1e-12);
+    let elements: Vec<f32> = (0..output.len())
+        .map(|_| {
+            // Box and Muller 1958.
+            let (a, b) = (uniform(), uniform());
+            ((-2.0 * a.ln()).sqrt() * (std::f64::consts::TAU * b).cos()) as f32
+        })
+        .collect();
+    Tensor::from_vec(output.shape(), elements).ok()
+}
+
+fn add(sum: &mut (Matrix, usize), rows: &[f32]) {
+    let width = sum.0.nrows();
+    let count = rows.len() / width.max(1);
+    let rows: Vec<f64> = rows.iter().map(|&v| f64::from(v)).collect();
+    if let Ok(rows) = Matrix::from_shape_vec((count, width), rows) {
+        sum.0 += &product(&rows.t().to_owned(), &rows);
+        sum.1 += count;
+    }
+}
+
+/// The metric of summed squares; none where there is nothing to go by.
+fn metric(sum: Matrix, count: usize) -> Result<Option<Metric>> {
+    let trace = sum.diag().sum();
+    if count == 0 || !trace.is_finite() || trace <= 0.0 {
+        return Ok(None);
+    }
+    let n = sum.nrows() as f64;
+    // Of mean 1 on the diagonal: only directions matter within a layer.
+    let mut f = sum * (n / trace * (1.0 - SHRINKAGE));
+    f.diag_mut().mapv_inplace(|v| v + SHRINKAGE);
+    Metric::new(&f).map(Some)
+}
