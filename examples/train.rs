@@ -77,9 +77,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         &recipe,
         &mut Descent {
             slopes: &|parameters, samples, seed| student.slopes(parameters, samples, seed),
-            regularize: &mut |_, _| Ok(0.0),
+            regularize: &mut |_, _, _| Ok(0.0),
             score: &mut |parameters| Ok(accuracy(parameters)?.1),
+            keep: &mut |_| Ok(()),
         },
+        None,
         &Silent,
     )?;
     let seconds = begin.elapsed().as_secs_f64();

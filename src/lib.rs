@@ -25,4 +25,5 @@ pub mod progress;
 pub mod memory;
 pub mod error;
 pub mod data_type;
+pub mod elements;
 mod named;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::factorize::Scheme;
 use crate::named::named;
 use crate::score::MetricKind;
-use crate::tune::Augmentation;
+use crate::tune::{Augmentation, Method};
 
 /// The cost that a ratio divides.
 pub use crate::search::Resource as Target;
@@ -51,7 +51,9 @@ pub struct Options {
     /// Time after which training ends; rates fall so that it ends well. Runs that hit it are no
     /// longer repeatable. Default: none.
     pub train_time: Option<Duration>,
-    /// Highest learning rate, of Adam's. Default: 0.002.
+    /// How gradients become steps. Default: Muon.
+    pub optimizer: OptimizerKind,
+    /// Highest learning rate. Default: 0.002.
     pub learning_rate: f64,
     /// Samples per step of training, at least 1. Default: 64.
     pub train_batch: usize,
@@ -102,6 +104,7 @@ impl Default for Options {
             search_samples: 1000,
             epochs: None,
             train_time: None,
+            optimizer: OptimizerKind::Muon,
             learning_rate: 2e-3,
             train_batch: 64,
             distill: 0.5,
@@ -128,6 +131,32 @@ pub enum SearchMode {
 }
 
 named!(SearchMode { Beam = "beam", Paper = "paper", Start = "start" });
+
+/// How gradients become steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum OptimizerKind {
+    /// Momentum made orthogonal for matrices, Adam for the rest.
+    #[default]
+    Muon,
+    /// Adam.
+    Adam,
+    /// Gradient descent with Nesterov momentum.
+    Sgd,
+}
+
+named!(OptimizerKind { Muon = "muon", Adam = "adam", Sgd = "sgd" });
+
+impl OptimizerKind {
+    /// The method with its usual constants.
+    #[must_use]
+    pub fn method(self) -> Method {
+        match self {
+            Self::Muon => Method::MUON,
+            Self::Adam => Method::ADAM,
+            Self::Sgd => Method::Sgd { momentum: 0.9 },
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {

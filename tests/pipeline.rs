@@ -33,6 +33,7 @@ fn request(output: &Path, ratio: f64) -> Request {
         data: Some(source("mnist_train.npz")),
         test: Some(source("mnist_heldout.npz")),
         train: None,
+        resume: None,
         shapes: Vec::new(),
         save_plan: None,
         force: false,

@@ -9,7 +9,7 @@ use super::values;
 use crate::compress::{DataSource, Request, Runtime};
 use crate::dataset::{ChannelOrder, Layout, Preprocess, Resize};
 use crate::factorize::Scheme;
-use crate::options::{Options, SearchMode, Statistics, Target};
+use crate::options::{OptimizerKind, Options, SearchMode, Statistics, Target};
 use crate::score::MetricKind;
 use crate::tune::Augmentation;
 
@@ -256,12 +256,18 @@ struct TrainArgs {
     /// Labels of --train, where they are not part of it
     #[arg(long, value_name = "FILE", requires = "train")]
     train_labels: Option<PathBuf>,
+    /// Keep the state of training here; where the file exists, an interrupted training goes on from it
+    #[arg(long, value_name = "FILE", requires = "train")]
+    resume: Option<PathBuf>,
     /// Passes over the samples [default: by their cost, from 3 to 30]
     #[arg(long, value_name = "N", value_parser = values::positive, requires = "train")]
     epochs: Option<f64>,
     /// End training after this time, in good order: 90, 90s, 15m
     #[arg(long, value_name = "TIME", value_parser = values::duration, requires = "train")]
     train_time: Option<Duration>,
+    /// How gradients become steps: muon, adam, sgd
+    #[arg(long, value_name = "METHOD", default_value_t)]
+    optimizer: OptimizerKind,
     /// Highest learning rate
     #[arg(long, value_name = "RATE", default_value_t = Options::default().learning_rate,
           value_parser = values::positive)]
@@ -302,6 +308,7 @@ impl CompressArgs {
             data: self.data.source(),
             test,
             train,
+            resume: training.resume,
             shapes: self.shapes.shape,
             save_plan: self.save_plan,
             force: self.force,
@@ -318,6 +325,7 @@ impl CompressArgs {
                 seed: search.seed,
                 epochs: training.epochs,
                 train_time: training.train_time,
+                optimizer: training.optimizer,
                 learning_rate: training.lr,
                 train_batch: training.train_batch,
                 distill: training.distill,

@@ -8,7 +8,7 @@ use super::args::{Cli, Command};
 use crate::compress::Request;
 use crate::dataset::Resize;
 use crate::factorize::Scheme;
-use crate::options::{Options, SearchMode, Statistics, Target};
+use crate::options::{OptimizerKind, Options, SearchMode, Statistics, Target};
 use crate::score::MetricKind;
 use crate::tune::Augmentation;
 
@@ -44,8 +44,8 @@ fn every_flag_arrives() {
          --channels bgr --metric top5 --include x* --include y --exclude z \
          --schemes channel,tucker --rank-multiple 8 --beam 3 --max-evals 9 --time-limit 2m \
          --search start --statistics none --calibration-samples 5 --search-samples 6 \
-         --seed 7 --train n --train-labels nl --epochs 2.5 --train-time 15m --lr 0.01 \
-         --train-batch 32 --distill 0.25 --msr 0.5 --augment flip,shift --threads 2 --save-plan p --force --max-drop 1.5 --shape i=1x2 --json -vv",
+         --seed 7 --train n --train-labels nl --epochs 2.5 --train-time 15m --optimizer sgd --lr 0.01 \
+         --train-batch 32 --distill 0.25 --msr 0.5 --augment flip,shift --resume st --threads 2 --save-plan p --force --max-drop 1.5 --shape i=1x2 --json -vv",
     );
     let options = Options {
         ratio: Some(2.0),
@@ -63,6 +63,7 @@ fn every_flag_arrives() {
         search_samples: 6,
         epochs: Some(2.5),
         train_time: Some(Duration::from_secs(900)),
+        optimizer: OptimizerKind::Sgd,
         learning_rate: 0.01,
         train_batch: 32,
         distill: 0.25,
@@ -84,6 +85,7 @@ fn every_flag_arrives() {
     let train = request.train.expect("training data");
     assert_eq!((train.path, train.labels), ("n".into(), Some("nl".into())));
     assert_eq!(train.preprocess, data.preprocess);
+    assert_eq!(request.resume, Some("st".into()));
     assert_eq!(request.shapes, [("i".to_owned(), vec![1, 2])]);
     assert!(request.force);
 }

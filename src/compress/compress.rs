@@ -97,13 +97,13 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
         progress,
     )?;
 
-    let trainer = match &parts {
-        Some(parts) => Trainer::new(&model, parts, &sample, options)?,
+    let mut trainer = match &parts {
+        Some(parts) => Trainer::new(&model, parts, &sample, request)?,
         None => None,
     };
     let mut stages = Vec::new();
     let clock = Instant::now();
-    let dense = match &trainer {
+    let dense = match &mut trainer {
         Some(trainer) if options.msr > 0.0 => {
             trainer.prepare(&layers, &found.choices, &mut stages, progress)?
         }
@@ -135,7 +135,7 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
         Some(parts) => Some(measure(&model, &compressed, parts, options.metric)?),
         None => None,
     };
-    if let Some(trainer) = &trainer {
+    if let Some(trainer) = &mut trainer {
         let clock = Instant::now();
         let start = carry_out(&Plan::new(&dense, &network.layers, &compressed.factors)?, &dense)?.0;
         let tuned = trainer.tune(&start, &sample, &mut stages, progress)?;
@@ -154,7 +154,10 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
     seconds.validate = Some(clock.elapsed().as_secs_f64());
     seconds.total = begin.elapsed().as_secs_f64();
     report.seconds = seconds;
-    report.training = trainer.map(|trainer| trainer.report(stages));
+    report.training = trainer.map(|mut trainer| {
+        trainer.finish();
+        trainer.report(stages)
+    });
     report.ratio.asked = Some(ratio);
     report.ratio.target = options.target.name().to_owned();
     report.ratio.reached = Some(reached(&report, options.target));

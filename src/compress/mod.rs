@@ -41,6 +41,8 @@ pub struct Request {
     /// Samples that the result is trained on; none is no training. Where it is the same as `data`,
     /// samples that candidates are scored on and that are reported on are not trained on.
     pub train: Option<DataSource>,
+    /// Where the state of training is kept, so that an interrupted run can go on from it.
+    pub resume: Option<PathBuf>,
     /// Shapes of inputs whose dims the model leaves open, by name.
     pub shapes: Vec<(String, Vec<usize>)>,
     /// Where the plan goes.

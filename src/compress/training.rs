@@ -2,6 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use prost::Message;
+
+use super::Request;
 use super::parts::Parts;
 use super::result;
 use crate::error::{Error, Result};
@@ -16,7 +19,8 @@ use crate::score::{Objective, Scorer};
 use crate::search::{self, Samples};
 use crate::tensor::Tensor;
 use crate::tune::{
-    Augmentation, Course, Method, Parameter, Pressure, Recipe, Schedule, Spectrum, Trained, spectra,
+    Augmentation, Checkpoint, Course, Parameter, Penalty, Pressure, Recipe, Schedule, Spectrum,
+    Trained, spectra,
 };
 
 /// Multiply-accumulates that training takes unless it is told how long it may go on.
@@ -43,6 +47,7 @@ pub(super) struct Trainer<'a> {
     augmentation: Augmentation,
     /// Multiply-accumulates of the original for one sample.
     macs: f64,
+    checkpoint: Option<Checkpoint>,
 }
 
 /// What a training did, for the report.
@@ -57,8 +62,9 @@ impl<'a> Trainer<'a> {
         model: &'a Model,
         parts: &'a Parts,
         sample: &[Tensor],
-        options: &'a Options,
+        request: &'a Request,
     ) -> Result<Option<Self>> {
+        let options = &request.options;
         let Some((_, samples)) = &parts.train else { return Ok(None) };
         let original = Evaluator::new(model)?;
         let checks = Samples::new(&parts.data, parts.search.clone(), &original)?;
@@ -74,12 +80,44 @@ impl<'a> Trainer<'a> {
             options,
             augmentation: Augmentation::default(),
             macs: macs.unwrap_or(0) as f64,
+            checkpoint: None,
         };
         trainer.augmentation = match options.augmentation {
             Some(augmentation) => augmentation,
             None => trainer.withstood()?,
         };
+        if let Some(path) = &request.resume {
+            trainer.checkpoint = Some(Checkpoint::open(path, trainer.identity()?)?);
+        }
         Ok(Some(trainer))
+    }
+
+    /// Everything that states of the trainings depend on.
+    fn identity(&self) -> Result<String> {
+        let mut hash = 0xcbf2_9ce4_8422_2325u64;
+        let mut mix = |bytes: &[u8]| {
+            for &byte in bytes {
+                hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+            }
+        };
+        mix(&self.model.proto.encode_to_vec());
+        let mut options = self.options.clone();
+        options.threads = None;
+        mix(format!("{options:?}").as_bytes());
+        if let Some((data, samples)) = &self.parts.train {
+            mix(format!("{} {} {samples:?}", data.name(), data.len()).as_bytes());
+            let first: Vec<usize> = samples.iter().copied().take(8).collect();
+            mix(format!("{:?}", data.batch(&first)?).as_bytes());
+        }
+        mix(format!("{:?} {:?}", self.parts.calibration, self.parts.search).as_bytes());
+        Ok(format!("{} {hash:016x}", env!("CARGO_PKG_VERSION")))
+    }
+
+    /// Removes what was kept for an interruption.
+    pub fn finish(&mut self) {
+        if let Some(checkpoint) = self.checkpoint.take() {
+            checkpoint.remove();
+        }
     }
 
     /// The changes of images that leave what the original makes of them.
@@ -139,7 +177,7 @@ impl<'a> Trainer<'a> {
             epochs: epochs * share,
             batch: options.train_batch,
             schedule: Schedule { peak: options.learning_rate, warm_up: 0.05, end: 0.01 },
-            method: Method::ADAM,
+            method: options.optimizer.method(),
             decay: 0.0,
             clip: 5.0,
             checks: 20,
@@ -150,11 +188,11 @@ impl<'a> Trainer<'a> {
     }
 
     fn train<'p>(
-        &self,
+        &mut self,
         name: &str,
         model: &Model,
         recipe: Recipe,
-        penalty: impl FnOnce(&[Parameter]) -> Result<Box<crate::tune::Penalty<'p>>>,
+        penalty: impl FnOnce(&[Parameter]) -> Result<Box<Penalty<'p>>>,
         stages: &mut Vec<Stage>,
         progress: &dyn Progress,
     ) -> Result<Trained> {
@@ -172,7 +210,8 @@ impl<'a> Trainer<'a> {
         };
         let steps = (recipe.epochs * self.samples.len() as f64 / recipe.batch as f64) as u64;
         progress.phase(name, Some(steps).filter(|_| recipe.time.is_none()));
-        let trained = course.train(model, penalty, progress)?;
+        let trained =
+            course.train(model, penalty, self.checkpoint.as_mut(), stages.len(), progress)?;
         let history = &trained.history;
         let entry = TrainingStage {
             stage: name.to_owned(),
@@ -192,7 +231,7 @@ impl<'a> Trainer<'a> {
     /// The dense model, trained so that it loses little when its layers are cut to the ranks that
     /// were found.
     pub fn prepare(
-        &self,
+        &mut self,
         layers: &[Layer],
         choices: &[Option<Choice>],
         stages: &mut Vec<Stage>,
@@ -206,8 +245,8 @@ impl<'a> Trainer<'a> {
             |parameters| {
                 before = spectra(layers, choices, parameters)?;
                 let mut pressure = Pressure::new(layers, choices, parameters, 2, self.options.msr)?;
-                Ok(Box::new(move |parameters: &[Parameter], gradients: &mut [Vec<f32>]| {
-                    pressure.add(parameters, gradients)
+                Ok(Box::new(move |parameters: &[Parameter], gradients: &mut [Vec<f32>], since| {
+                    pressure.add(parameters, gradients, since)
                 }))
             },
             stages,
@@ -233,7 +272,7 @@ impl<'a> Trainer<'a> {
 
     /// A factorized model with its weights trained.
     pub fn tune(
-        &self,
+        &mut self,
         model: &Model,
         sample: &[Tensor],
         stages: &mut Vec<Stage>,
@@ -242,7 +281,7 @@ impl<'a> Trainer<'a> {
         let macs = result::macs(model, &find(model, &Filter::default())?, sample.to_vec())?;
         let share = if self.options.msr > 0.0 { 1.0 - DENSE_SHARE } else { 1.0 };
         let recipe = self.recipe(macs.map_or(self.macs, |m| m as f64), share);
-        let none: Box<crate::tune::Penalty<'_>> = Box::new(|_, _| Ok(0.0));
+        let none: Box<Penalty<'_>> = Box::new(|_, _, _| Ok(0.0));
         Ok(self.train("tune", model, recipe, |_| Ok(none), stages, progress)?.model)
     }
 

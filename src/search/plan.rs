@@ -1,10 +1,9 @@
 //! A decision as data: what every layer becomes, with the factors, so that it can be replayed
 //! without the samples it was made from.
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
+use crate::elements;
 use crate::error::{Error, Result};
 use crate::factorize::{Choice, Factors, replace};
 use crate::graph::{self, NameAllocator};
@@ -247,21 +246,15 @@ impl PlanLayer {
 }
 
 fn encode<'a>(elements: impl Iterator<Item = &'a f64>) -> String {
-    let bytes: Vec<u8> = elements.flat_map(|&v| (v as f32).to_le_bytes()).collect();
-    STANDARD.encode(bytes)
+    elements::encode(elements.map(|&v| v as f32))
 }
 
 fn decode(text: &str) -> std::result::Result<Vec<f64>, String> {
-    let bytes = STANDARD.decode(text).map_err(|e| e.to_string())?;
-    if bytes.len() % 4 != 0 {
-        return Err("not a whole number of elements".to_owned());
-    }
-    let element = |b: &[u8]| f64::from(f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-    let elements: Vec<f64> = bytes.chunks_exact(4).map(element).collect();
+    let elements = elements::decode(text)?;
     if elements.iter().any(|v| !v.is_finite()) {
         return Err("an element is NaN or infinite".to_owned());
     }
-    Ok(elements)
+    Ok(elements.into_iter().map(f64::from).collect())
 }
 
 fn checksum(model: &Model, weight: &str) -> Result<u64> {

@@ -1,6 +1,9 @@
 //! One training of a model, from its constants to a model with better ones.
 
-use super::{Augmentation, Descent, History, Parameter, Recipe, Student, descend, trainable};
+use super::{
+    Augmentation, Checkpoint, Descent, History, Parameter, Penalty, Recipe, Student, descend,
+    trainable,
+};
 use crate::dataset::Dataset;
 use crate::error::Result;
 use crate::eval::{Evaluator, Obstacle};
@@ -29,10 +32,6 @@ pub struct Course<'a> {
     pub recipe: Recipe,
 }
 
-/// A term of the loss that depends on the parameters alone: adds its gradient to that of the loss,
-/// and returns its value.
-pub type Penalty<'a> = dyn FnMut(&[Parameter], &mut [Vec<f32>]) -> Result<f64> + Send + 'a;
-
 /// A trained model.
 pub struct Trained {
     /// The model.
@@ -46,14 +45,17 @@ pub struct Trained {
 }
 
 impl Course<'_> {
-    /// Trains the weights of `model`; `penalty` makes the term of the loss for its parameters.
+    /// Trains the weights of `model`; `penalty` makes the term of the loss for its parameters. Where
+    /// `checkpoint` has a state of this training, the `index`-th of its run, it goes on from there.
     ///
     /// # Errors
-    /// As [`Student::new`] and [`descend`].
+    /// As [`Student::new`] and [`descend`], and when a state can't be kept.
     pub fn train<'p>(
         &self,
         model: &Model,
         penalty: impl FnOnce(&[Parameter]) -> Result<Box<Penalty<'p>>>,
+        mut checkpoint: Option<&mut Checkpoint>,
+        index: usize,
         progress: &dyn Progress,
     ) -> Result<Trained> {
         let names = trainable(model)?;
@@ -62,7 +64,18 @@ impl Course<'_> {
         student.objective = self.objective;
         student.augmentation = self.augmentation;
         let mut parameters = student.parameters();
+        let known = checkpoint.as_ref().and_then(|c| c.state(index));
+        let mut recipe = self.recipe;
+        let state = known.map(|(state, ended)| {
+            // Nothing is left to do but to take over what was best.
+            recipe.patience = if ended { 0 } else { recipe.patience };
+            state
+        });
+        if recipe.patience == 0 {
+            recipe.epochs = 0.0;
+        }
         let mut penalty = penalty(&parameters)?;
+        let mut last = None;
         let mut descent = Descent {
             slopes: &|parameters, samples, seed| student.slopes(parameters, samples, seed),
             regularize: &mut *penalty,
@@ -70,8 +83,19 @@ impl Course<'_> {
                 let evaluator = Evaluator::new(&student.trained(parameters)?)?;
                 Ok(score(&evaluator, self.checks, self.scorer)?.mean_loss())
             },
+            keep: &mut |state| match &mut checkpoint {
+                Some(checkpoint) => {
+                    last = Some(state.clone());
+                    checkpoint.keep(index, state, false)
+                }
+                None => Ok(()),
+            },
         };
-        let history = descend(&mut parameters, self.samples, &self.recipe, &mut descent, progress)?;
+        let history =
+            descend(&mut parameters, self.samples, &recipe, &mut descent, state, progress)?;
+        if let (Some(checkpoint), Some(last)) = (&mut checkpoint, last) {
+            checkpoint.keep(index, &last, true)?;
+        }
         let model = student.trained(&parameters)?;
         let obstacles = student.obstacles().to_vec();
         Ok(Trained { model, parameters, history, obstacles })

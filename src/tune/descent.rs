@@ -7,7 +7,10 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Method, Optimizer, Parameter, Schedule, clip};
+use crate::elements::Elements;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 
@@ -52,15 +55,39 @@ pub struct Descent<'a> {
     /// Loss and gradient of the parameters on some of the samples; the seed decides what is done to
     /// them.
     pub slopes: &'a (dyn Fn(&[Parameter], &[usize], u64) -> Result<Slopes> + Sync),
-    /// Called once for every step: adds to the gradient of the mean loss what doesn't depend on
-    /// samples, and returns that term of the loss.
-    pub regularize: &'a mut (dyn FnMut(&[Parameter], &mut [Vec<f32>]) -> Result<f64> + Send),
+    /// Called once for every step, with the number of steps since the last check: adds to the
+    /// gradient of the mean loss what doesn't depend on samples, and returns that term of the loss.
+    /// At zero it must not build on what it has seen before, so that training can go on from there.
+    pub regularize: &'a mut Penalty<'a>,
     /// The score of a state on samples that are not trained on; lower is better.
     pub score: &'a mut (dyn FnMut(&[Parameter]) -> Result<f64> + Send),
+    /// Called after every check with a state that training can go on from.
+    pub keep: &'a mut (dyn FnMut(&State) -> Result<()> + Send),
+}
+
+/// A term of the loss that depends on the parameters alone, as [`Descent`] wants it.
+pub type Penalty<'a> = dyn FnMut(&[Parameter], &mut [Vec<f32>], usize) -> Result<f64> + Send + 'a;
+
+/// Where a training is, right after a check: all that what follows depends on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// Values of the parameters.
+    pub values: Vec<Elements>,
+    /// Values that scored best.
+    pub best: Vec<Elements>,
+    optimizer: Optimizer,
+    /// What the schedule's rates are multiplied by.
+    share: f64,
+    /// Checks since the best one.
+    idle: usize,
+    /// Seconds spent.
+    seconds: f64,
+    /// What was done so far.
+    pub history: History,
 }
 
 /// What a training did.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct History {
     /// Steps made.
     pub steps: usize,
@@ -76,107 +103,139 @@ pub struct History {
     pub setbacks: usize,
 }
 
-/// Trains `parameters` on `samples` and leaves them in the best state that was scored.
+/// Trains `parameters` on `samples` and leaves them in the best state that was scored; goes on from
+/// `state` where there is one, which must be of the same parameters, samples and recipe.
 ///
-/// The same parameters, samples and recipe give the same bits on any number of threads, unless
-/// time ends the training.
+/// The same parameters, samples and recipe give the same bits on any number of threads, and however
+/// often it was interrupted in between, unless time ends the training.
 ///
 /// # Errors
-/// When a function of `descent` fails, the run is interrupted, or numbers stay infinite at lower
-/// rates.
+/// When a function of `descent` fails, the run is interrupted, numbers stay infinite at lower rates,
+/// or the state is of other parameters.
 pub fn descend(
     parameters: &mut Vec<Parameter>,
     samples: &[usize],
     recipe: &Recipe,
     descent: &mut Descent<'_>,
+    state: Option<State>,
     progress: &dyn Progress,
 ) -> Result<History> {
     let begin = Instant::now();
     let batch = recipe.batch.clamp(1, samples.len().max(1));
     let total = ((recipe.epochs * samples.len() as f64) / batch as f64).round() as usize;
     let interval = total.div_ceil(recipe.checks.max(1)).max(1);
-    let first = (descent.score)(parameters)?;
-    let mut history = History { scores: vec![first], best: first, ..History::default() };
-    if samples.is_empty() || total == 0 {
-        return Ok(history);
-    }
-    let mut best = parameters.clone();
-    let mut optimizer = Optimizer::new(recipe.method);
+    let mut state = match state {
+        Some(state) => state,
+        None => {
+            let first = (descent.score)(parameters)?;
+            let values = values(parameters);
+            let history = History { scores: vec![first], best: first, ..History::default() };
+            State {
+                best: values.clone(),
+                values,
+                optimizer: Optimizer::new(recipe.method),
+                share: 1.0,
+                idle: 0,
+                seconds: 0.0,
+                history,
+            }
+        }
+    };
+    set(parameters, &state.values)?;
     let mut order = Order::new(samples, recipe.seed);
-    let (mut share, mut sum, mut since, mut idle) = (1.0, 0.0, 0usize, 0usize);
-    let mut next_check = interval;
-    let mut step = 0;
-    loop {
+    let mut step = state.history.steps;
+    (0..step).for_each(|_| drop(order.next(batch)));
+    let (mut sum, mut since) = (0.0, 0usize);
+    let mut ended = samples.is_empty() || total == 0;
+    while !ended && state.idle < recipe.patience.max(1) {
         if progress.interrupted() {
             return Err(Error::Interrupted);
         }
-        let spent = recipe.time.map_or(0.0, |t| begin.elapsed().as_secs_f64() / t.as_secs_f64());
+        let seconds = state.seconds + begin.elapsed().as_secs_f64();
+        let spent = recipe.time.map_or(0.0, |time| seconds / time.as_secs_f64());
         let done = (step as f64 / total as f64).max(spent);
-        let finite = if done >= 1.0 {
-            None
-        } else {
+        ended = done >= 1.0;
+        let mut failed = false;
+        if !ended {
             let picked = order.next(batch);
             let seed = recipe.seed ^ (step as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
             let (loss, mut gradients) = summed(descent.slopes, parameters, &picked, seed)?;
             let scale = 1.0 / picked.len() as f32;
             gradients.iter_mut().flatten().for_each(|v| *v *= scale);
-            let extra = (descent.regularize)(parameters, &mut gradients)?;
+            let extra = (descent.regularize)(parameters, &mut gradients, since)?;
             let loss = loss / picked.len() as f64 + extra;
             let norm = clip(&mut gradients, recipe.clip);
             step += 1;
-            history.samples += picked.len();
-            let finite = loss.is_finite() && norm.is_finite();
-            if finite {
-                let rate = share * recipe.schedule.rate(done);
-                optimizer.step(parameters, &gradients, rate, recipe.decay);
+            state.history.samples += picked.len();
+            failed = !(loss.is_finite() && norm.is_finite());
+            if !failed {
+                let rate = state.share * recipe.schedule.rate(done);
+                state.optimizer.step(parameters, &gradients, rate, recipe.decay);
                 sum += loss;
                 since += 1;
             }
-            Some(finite)
-        };
-        let ended = finite.is_none();
-        let mut failed = finite == Some(false);
-        if (step >= next_check || ended) && since > 0 && !failed {
-            next_check = step + interval;
-            let score = (descent.score)(parameters)?;
-            history.losses.push(sum / since as f64);
-            history.scores.push(score);
-            progress
-                .step(step as u64, &format!("loss {:.4}, score {score:.4}", sum / since as f64));
-            log::info!(target: "tune", "step {step} of {total}: loss {:.4}, score {score:.5}",
-                sum / since as f64);
-            (sum, since) = (0.0, 0);
-            failed = !score.is_finite();
-            if score < history.best {
-                history.best = score;
-                best.clone_from(parameters);
-                idle = 0;
-            } else {
-                idle += 1;
+        }
+        let due = ended || failed || step.is_multiple_of(interval);
+        if !due {
+            if step.is_multiple_of(8) {
+                let rate = state.share * recipe.schedule.rate(done);
+                progress.step(step as u64, &format!("rate {rate:.1e}"));
             }
-        } else if step % 8 == 0 {
-            progress.step(step as u64, &format!("rate {:.1e}", recipe.schedule.rate(done)));
+            continue;
+        }
+        if since > 0 && !failed {
+            let score = (descent.score)(parameters)?;
+            let loss = sum / since as f64;
+            state.history.losses.push(loss);
+            state.history.scores.push(score);
+            progress.step(step as u64, &format!("loss {loss:.4}, score {score:.4}"));
+            log::info!(target: "tune",
+                "step {step} of {total}: loss {loss:.4}, score {score:.5}");
+            failed = !score.is_finite();
+            if score < state.history.best {
+                state.history.best = score;
+                state.best = values(parameters);
+                state.idle = 0;
+            } else {
+                state.idle += 1;
+            }
         }
         if failed {
-            history.setbacks += 1;
-            if history.setbacks > RETRIES {
+            state.history.setbacks += 1;
+            if state.history.setbacks > RETRIES {
                 return Err(Error::Training {
                     reason: "losses stay infinite even at lower rates".to_owned(),
                 });
             }
             progress.warn("the loss is not finite: back to the best state, at half the rate");
-            parameters.clone_from(&best);
-            optimizer = Optimizer::new(recipe.method);
-            share *= 0.5;
-            (sum, since) = (0.0, 0);
+            set(parameters, &state.best)?;
+            state.optimizer = Optimizer::new(recipe.method);
+            state.share *= 0.5;
         }
-        if ended || idle >= recipe.patience.max(1) {
-            break;
-        }
+        (sum, since) = (0.0, 0);
+        state.history.steps = step;
+        state.values = values(parameters);
+        let seconds = state.seconds;
+        state.seconds = seconds + begin.elapsed().as_secs_f64();
+        (descent.keep)(&state)?;
+        state.seconds = seconds;
     }
-    history.steps = step;
-    *parameters = best;
-    Ok(history)
+    set(parameters, &state.best)?;
+    Ok(state.history)
+}
+
+fn values(parameters: &[Parameter]) -> Vec<Elements> {
+    parameters.iter().map(|p| Elements(p.values.clone())).collect()
+}
+
+fn set(parameters: &mut [Parameter], values: &[Elements]) -> Result<()> {
+    let fits = parameters.len() == values.len()
+        && parameters.iter().zip(values).all(|(p, v)| p.values.len() == v.0.len());
+    if !fits {
+        return Err(Error::Training { reason: "the state is of other parameters".to_owned() });
+    }
+    parameters.iter_mut().zip(values).for_each(|(p, v)| p.values.clone_from(&v.0));
+    Ok(())
 }
 
 /// Sums over the lanes of a batch, in order.
@@ -268,12 +327,17 @@ mod tests {
     fn run(recipe: &Recipe, threads: usize) -> (Vec<Parameter>, History) {
         let samples: Vec<usize> = (0..200).collect();
         let mut score = |p: &[Parameter]| Ok(slopes(p, &samples, 0)?.0);
-        let mut descent =
-            Descent { slopes: &slopes, regularize: &mut |_, _| Ok(0.0), score: &mut score };
+        let mut descent = Descent {
+            slopes: &slopes,
+            regularize: &mut |_, _, _| Ok(0.0),
+            score: &mut score,
+            keep: &mut |_| Ok(()),
+        };
         let mut parameters = weights();
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let history = pool
-            .install(|| descend(&mut parameters, &samples, recipe, &mut descent, &Silent).unwrap());
+        let history = pool.install(|| {
+            descend(&mut parameters, &samples, recipe, &mut descent, None, &Silent).unwrap()
+        });
         (parameters, history)
     }
 
@@ -291,6 +355,45 @@ mod tests {
         assert_eq!(run(&RECIPE, 1), run(&RECIPE, 3));
     }
 
+    /// Interrupted after any check and taken up again from what was kept, as text, training ends with
+    /// the same bits.
+    #[test]
+    fn a_kept_state_leads_to_the_same_bits() {
+        let (whole, history) = run(&RECIPE, 2);
+        let samples: Vec<usize> = (0..200).collect();
+        for stop in 1..6 {
+            let mut kept = String::new();
+            let mut left = stop;
+            let mut score = |p: &[Parameter]| Ok(slopes(p, &samples, 0)?.0);
+            let mut parameters = weights();
+            let mut keep = |state: &State| {
+                kept = serde_json::to_string(state).unwrap();
+                left -= 1;
+                if left == 0 { Err(Error::Interrupted) } else { Ok(()) }
+            };
+            let mut descent = Descent {
+                slopes: &slopes,
+                regularize: &mut |_, _, _| Ok(0.0),
+                score: &mut score,
+                keep: &mut keep,
+            };
+            let ended = descend(&mut parameters, &samples, &RECIPE, &mut descent, None, &Silent);
+            assert!(matches!(ended, Err(Error::Interrupted)));
+            let state: State = serde_json::from_str(&kept).unwrap();
+            let mut score = |p: &[Parameter]| Ok(slopes(p, &samples, 0)?.0);
+            let mut descent = Descent {
+                slopes: &slopes,
+                regularize: &mut |_, _, _| Ok(0.0),
+                score: &mut score,
+                keep: &mut |_| Ok(()),
+            };
+            let mut parameters = weights();
+            let resumed =
+                descend(&mut parameters, &samples, &RECIPE, &mut descent, Some(state), &Silent);
+            assert_eq!((parameters, resumed.unwrap()), (whole.clone(), history.clone()));
+        }
+    }
+
     #[test]
     fn a_rate_that_explodes_is_lowered_and_the_best_state_kept() {
         let schedule = Schedule { peak: 1e25, warm_up: 0.0, end: 1.0 };
@@ -299,10 +402,14 @@ mod tests {
         let samples: Vec<usize> = (0..200).collect();
         let mut score = |p: &[Parameter]| Ok(slopes(p, &samples, 0)?.0);
         let first = score(&weights()).unwrap();
-        let mut descent =
-            Descent { slopes: &slopes, regularize: &mut |_, _| Ok(0.0), score: &mut score };
+        let mut descent = Descent {
+            slopes: &slopes,
+            regularize: &mut |_, _, _| Ok(0.0),
+            score: &mut score,
+            keep: &mut |_| Ok(()),
+        };
         let mut parameters = weights();
-        match descend(&mut parameters, &samples, &recipe, &mut descent, &Silent) {
+        match descend(&mut parameters, &samples, &recipe, &mut descent, None, &Silent) {
             Err(Error::Training { .. }) => {}
             Ok(history) => assert!(history.best <= first),
             Err(other) => panic!("{other}"),
@@ -313,14 +420,20 @@ mod tests {
     fn the_regularizer_has_a_part_in_every_step() {
         let samples: Vec<usize> = (0..64).collect();
         let flat = |_: &[Parameter], _: &[usize], _: u64| Ok((0.0, vec![vec![0.0f32; 2]]));
-        let mut pull = |p: &[Parameter], g: &mut [Vec<f32>]| {
+        let mut pull = |p: &[Parameter], g: &mut [Vec<f32>], _: usize| {
             g[0].iter_mut().zip(&p[0].values).for_each(|(g, w)| *g += w - 1.0);
             Ok(1.0)
         };
         let mut score = |p: &[Parameter]| Ok(f64::from((p[0].values[0] - 1.0).abs()));
-        let mut descent = Descent { slopes: &flat, regularize: &mut pull, score: &mut score };
+        let mut descent = Descent {
+            slopes: &flat,
+            regularize: &mut pull,
+            score: &mut score,
+            keep: &mut |_| Ok(()),
+        };
         let mut parameters = weights();
-        let history = descend(&mut parameters, &samples, &RECIPE, &mut descent, &Silent).unwrap();
+        let history =
+            descend(&mut parameters, &samples, &RECIPE, &mut descent, None, &Silent).unwrap();
         assert!((parameters[0].values[1] - 1.0).abs() < 0.1, "{parameters:?}");
         assert!(history.losses.iter().all(|l| (l - 1.0).abs() < 1e-12));
     }

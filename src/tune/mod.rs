@@ -6,6 +6,7 @@
 //! of a network on a dataset.
 
 mod augment;
+mod checkpoint;
 mod course;
 mod descent;
 mod optimizer;
@@ -16,8 +17,9 @@ mod student;
 mod trainable;
 
 pub use augment::Augmentation;
-pub use course::{Course, Penalty, Trained};
-pub use descent::{Descent, History, Recipe, Slopes, descend};
+pub use checkpoint::Checkpoint;
+pub use course::{Course, Trained};
+pub use descent::{Descent, History, Penalty, Recipe, Slopes, State, descend};
 pub use optimizer::{Method, Optimizer, clip};
 pub use pressure::{Pressure, Spectrum, spectra};
 pub use schedule::Schedule;

@@ -29,7 +29,6 @@ struct Target {
 pub struct Pressure {
     targets: Vec<Target>,
     weight: f64,
-    steps: usize,
     /// The last value, and gradient of every target.
     held: (f64, Vec<Matrix>),
 }
@@ -88,16 +87,22 @@ impl Pressure {
             })
             .collect::<Result<_>>()?;
         let weight = weight / targets.len().max(1) as f64;
-        Ok(Self { targets, weight, steps: 0, held: (0.0, Vec::new()) })
+        Ok(Self { targets, weight, held: (0.0, Vec::new()) })
     }
 
-    /// Adds the term's gradient to `gradients` and returns its value: what a training's penalty is.
+    /// Adds the term's gradient to `gradients` and returns its value: what a training's penalty is,
+    /// `since` steps after a check.
     ///
     /// # Errors
     /// When weights are not finite.
-    pub fn add(&mut self, parameters: &[Parameter], gradients: &mut [Vec<f32>]) -> Result<f64> {
-        if self.steps.is_multiple_of(INTERVAL) {
-            let refresh = self.steps.is_multiple_of(REFRESH) && self.steps > 0;
+    pub fn add(
+        &mut self,
+        parameters: &[Parameter],
+        gradients: &mut [Vec<f32>],
+        since: usize,
+    ) -> Result<f64> {
+        if since.is_multiple_of(INTERVAL) {
+            let refresh = since.is_multiple_of(REFRESH);
             let values = self
                 .targets
                 .par_iter_mut()
@@ -114,7 +119,6 @@ impl Pressure {
             let (values, slopes): (Vec<f64>, Vec<Matrix>) = values.into_iter().unzip();
             self.held = (values.iter().sum::<f64>() * self.weight, slopes);
         }
-        self.steps += 1;
         for (target, slope) in self.targets.iter().zip(&self.held.1) {
             let gradient = &mut gradients[target.parameter];
             for (&place, slope) in target.places.iter().zip(slope) {
