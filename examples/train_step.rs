@@ -65,7 +65,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         return write(out, &gradients);
     }
     let inputs = random(&graph::inputs(&model)?, batch, number("--length", 32))?;
-    let shape = recorder.record(inputs.clone(), &parameters)?.outputs()?[0].shape().to_vec();
+    let one = inputs.iter().map(|t| t.slice_batch(0, 1)).collect();
+    let mut shape = recorder.record(one, &parameters)?.outputs()?[0].shape().to_vec();
+    shape[0] = batch;
     let mut state = 7;
     let slopes = Tensor::from_vec(&shape, values(shape.iter().product(), &mut state))?;
     let mut times = Vec::new();
@@ -117,46 +119,36 @@ fn step(
 ) -> onnx_bsr::error::Result<HashMap<String, Vec<f32>>> {
     let samples = slopes.shape()[0];
     let lane = samples.div_ceil(LANES);
-    let size = recorder.evaluator().batch_size(inputs);
-    let lanes: Vec<HashMap<String, Vec<f32>>> = (0..samples.div_ceil(lane))
+    let size = recorder.batch_size(inputs);
+    let prepared = recorder.prepare(parameters)?;
+    let lanes: Vec<HashMap<String, Tensor>> = (0..samples.div_ceil(lane))
         .into_par_iter()
         .with_max_len(1)
         .map(|index| {
-            let mut total: HashMap<String, Vec<f32>> = HashMap::new();
+            let mut total = HashMap::new();
             let end = ((index + 1) * lane).min(samples);
             for start in (index * lane..end).step_by(size) {
                 let range = (start, (start + size).min(end));
                 let part = inputs.iter().map(|t| t.slice_batch(range.0, range.1)).collect();
-                let tape = recorder.record(part, parameters)?;
+                let tape = recorder.record_prepared(part, &prepared)?;
                 let slope = slopes.slice_batch(range.0, range.1);
-                add(&mut total, tape.backward([(output.to_owned(), slope)])?);
+                total = tape.backward_onto([(output.to_owned(), slope)], total)?;
             }
             Ok(total)
         })
         .collect::<onnx_bsr::error::Result<_>>()?;
-    let mut lanes = lanes.into_iter();
-    let mut total = lanes.next().unwrap_or_default();
-    for lane in lanes {
-        for (name, values) in lane {
-            sum(total.entry(name).or_default(), &values);
+    let mut total: HashMap<String, Vec<f32>> = HashMap::new();
+    for (name, gradient) in lanes.into_iter().flatten() {
+        let values = gradient.f32("a gradient").unwrap().as_standard_layout();
+        let values = values.as_slice().unwrap();
+        let total = total.entry(name).or_default();
+        if total.is_empty() {
+            total.extend_from_slice(values);
+        } else {
+            total.iter_mut().zip(values).for_each(|(total, value)| *total += value);
         }
     }
     Ok(total)
-}
-
-fn add(total: &mut HashMap<String, Vec<f32>>, gradients: HashMap<String, Tensor>) {
-    for (name, gradient) in gradients {
-        let values = gradient.f32("a gradient").unwrap().as_standard_layout();
-        sum(total.entry(name).or_default(), values.as_slice().unwrap());
-    }
-}
-
-fn sum(total: &mut Vec<f32>, values: &[f32]) {
-    if total.is_empty() {
-        total.extend_from_slice(values);
-    } else {
-        total.iter_mut().zip(values).for_each(|(total, value)| *total += value);
-    }
 }
 
 fn values(count: usize, state: &mut u32) -> Vec<f32> {
