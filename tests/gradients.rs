@@ -161,8 +161,13 @@ fn check(
         let weights: Vec<Option<Tensor>> = (0..outputs.len())
             .map(|i| used.contains(&i).then(|| random.tensor(outputs[i].shape(), (0.1, 1.0, true))))
             .collect();
-        let mut pass =
-            Backward { inputs: &inputs, outputs: &kept, gradients: weights.clone(), wanted };
+        let mut pass = Backward {
+            inputs: &inputs,
+            outputs: &kept,
+            gradients: weights.clone(),
+            wanted,
+            so_far: Vec::new(),
+        };
         let gradients = operator.backward(&mut pass).map_err(|e| format!("backward: {e}"))?;
         for (index, value) in values.iter().enumerate() {
             let (Some(value), true) = (value, wanted[index]) else { continue };

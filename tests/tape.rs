@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use onnx_bsr::error::Error;
-use onnx_bsr::eval::{Evaluator, Recorder};
+use onnx_bsr::eval::{Evaluator, Recorder, Tape};
 use onnx_bsr::onnx::proto::type_proto;
 use onnx_bsr::onnx::proto::{AttributeProto, OperatorSetIdProto, TensorShapeProto};
 use onnx_bsr::onnx::{
@@ -118,6 +118,48 @@ fn a_value_used_twice_sums_its_gradients() {
     // dy/dw = 2 w x^2 + 1, dy/dp = 2 p
     assert_eq!(gradients["w"], vector(&[25.0, -990.0]));
     assert_eq!(gradients["p"], vector(&[12.0, -200.0]));
+}
+
+#[test]
+fn runs_with_prepared_parameters_add_up() {
+    let model = fixture("residual.onnx");
+    let names = floats(&model);
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let recorder = Evaluator::recorder(&model, &names, &[]).unwrap();
+    let inputs = inputs(recorder.evaluator(), 4, DataType::F32);
+    let stored = recorder.stored();
+    let output = recorder.outputs()[0].clone();
+    let seed = |tape: &Tape| {
+        let outputs = tape.outputs().unwrap();
+        (output.clone(), weights(&outputs, DataType::F32).swap_remove(0))
+    };
+    let prepared = recorder.prepare(&stored).unwrap();
+    let mut totals = HashMap::new();
+    let mut sums: HashMap<String, Vec<f64>> = HashMap::new();
+    for (start, end) in [(0, 1), (1, 4)] {
+        let part: Vec<Tensor> = inputs.iter().map(|t| t.slice_batch(start, end)).collect();
+        let tape = recorder.record_prepared(part.clone(), &prepared).unwrap();
+        let given = seed(&tape);
+        totals = tape.backward_onto([given.clone()], totals).unwrap();
+        let tape = recorder.record(part, &stored).unwrap();
+        for (name, gradient) in tape.backward([given]).unwrap() {
+            let gradient = gradient.to_f64_vec();
+            let sum = sums.entry(name).or_insert_with(|| vec![0.0; gradient.len()]);
+            sum.iter_mut().zip(gradient).for_each(|(sum, g)| *sum += g);
+        }
+    }
+    assert_eq!(totals.len(), names.len());
+    for (name, sum) in sums {
+        let most = sum.iter().fold(1e-6, |most: f64, v| most.max(v.abs()));
+        for (total, sum) in totals[&name].to_f64_vec().iter().zip(sum) {
+            assert!((total - sum).abs() <= 1e-4 * most, "{name}: {total} instead of {sum}");
+        }
+    }
+    // A total of another shape is refused.
+    let tape = recorder.record_prepared(inputs, &prepared).unwrap();
+    let totals = HashMap::from([(names[0].to_owned(), vector(&[1.0]))]);
+    let given = seed(&tape);
+    assert!(tape.backward_onto([given], totals).is_err());
 }
 
 #[test]

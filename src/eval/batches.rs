@@ -33,7 +33,11 @@ impl Batches {
     /// Samples per run, for samples like those in `batch` (one tensor per input).
     #[must_use]
     pub fn size(&self, sample_elements: usize) -> usize {
-        let most = (ELEMENTS / sample_elements.max(1)).clamp(1, SAMPLES);
+        self.size_within(sample_elements, ELEMENTS)
+    }
+
+    fn size_within(&self, sample_elements: usize, elements: usize) -> usize {
+        let most = (elements / sample_elements.max(1)).clamp(1, SAMPLES);
         // A power of two divides usual numbers of samples into equal runs.
         self.fixed.unwrap_or(1 << most.ilog2()).max(1)
     }
@@ -43,9 +47,14 @@ impl Evaluator {
     /// Samples per run, for samples of this many elements over all inputs.
     #[must_use]
     pub fn batch_size(&self, inputs: &[Tensor]) -> usize {
+        self.batch_size_within(inputs, ELEMENTS)
+    }
+
+    /// The same with another number of elements that a run holds at most.
+    pub(super) fn batch_size_within(&self, inputs: &[Tensor], most: usize) -> usize {
         let elements =
             inputs.iter().map(|t| t.len() / t.shape().first().copied().unwrap_or(1).max(1)).sum();
-        self.batches().size(elements)
+        self.batches().size_within(elements, most)
     }
 
     /// Runs all samples of `inputs` (one tensor per input, axis 0 the samples) over the current

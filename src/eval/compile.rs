@@ -43,7 +43,7 @@ impl Evaluator {
     }
 
     /// [`Evaluator::observing`], or with `trained` constants its training form: they are values
-    /// like inputs, and nothing is fused.
+    /// like inputs, and only what has a backward rule is fused.
     pub(super) fn compile(
         model: &Model,
         observed: &[&str],
@@ -127,9 +127,8 @@ impl Evaluator {
             }
         }
         drop_dead(&mut steps, &kept);
-        if trained.is_none() {
-            fuse::fuse(&mut steps, &kept, &known_ids(&known, &names), &graph.node);
-        }
+        let training = trained.is_some();
+        fuse::fuse(&mut steps, &kept, &known_ids(&known, &names), &graph.node, training);
 
         let constants = known_ids(&known, &names);
         let mut last_use = vec![0; names.len()];

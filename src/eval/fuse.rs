@@ -6,17 +6,18 @@ use std::collections::{HashMap, HashSet};
 use super::{Step, ValueId};
 use crate::kernels::Clamp;
 use crate::onnx::{NodeAttributes, NodeProto};
-use crate::ops::Epilogue;
+use crate::ops::{Derivative, Epilogue};
 use crate::tensor::Tensor;
 
 /// Merges `product -> Add -> Relu or Clip` into the product's step, wherever the values between are
 /// used by nothing else and the product's kernel can do it, and a Pad into the convolution that
-/// reads it.
+/// reads it. When `training`, only where the merged step has a backward rule.
 pub(super) fn fuse(
     steps: &mut Vec<Step>,
     kept: &HashSet<ValueId>,
     constants: &HashMap<ValueId, Tensor>,
     nodes: &[NodeProto],
+    training: bool,
 ) {
     let mut index = 0;
     while index < steps.len() {
@@ -28,7 +29,7 @@ pub(super) fn fuse(
     while index < steps.len() {
         if let Some((other, add)) = addition(steps, index, kept, constants) {
             let epilogue = Epilogue { residual: true, ..steps[index].epilogue };
-            if merge(steps, index, add, epilogue) {
+            if merge(steps, index, add, epilogue, training) {
                 steps[index].inputs.push(Some(other));
             }
         }
@@ -36,7 +37,7 @@ pub(super) fn fuse(
             let before = steps[index].epilogue.clamp;
             let clamp = Clamp { low: within(before.low, clamp), high: within(before.high, clamp) };
             let epilogue = Epilogue { clamp, ..steps[index].epilogue };
-            if !merge(steps, index, activation, epilogue) {
+            if !merge(steps, index, activation, epilogue, training) {
                 break;
             }
         }
@@ -93,10 +94,20 @@ fn within(value: f32, clamp: Clamp) -> f32 {
 }
 
 /// Gives step `index` the epilogue and takes over the output of step `next`, which goes.
-fn merge(steps: &mut Vec<Step>, index: usize, next: usize, epilogue: Epilogue) -> bool {
+fn merge(
+    steps: &mut Vec<Step>,
+    index: usize,
+    next: usize,
+    epilogue: Epilogue,
+    training: bool,
+) -> bool {
     let Some(operator) = steps[index].operator.with_epilogue(epilogue) else {
         return false;
     };
+    let inputs = vec![true; steps[index].inputs.len() + usize::from(epilogue.residual)];
+    if training && !matches!(operator.derivative(&inputs), Derivative::Rule(_)) {
+        return false;
+    }
     let next = steps.remove(next);
     let step = &mut steps[index];
     step.operator = operator.into();

@@ -23,7 +23,7 @@ use crate::tensor::Tensor;
 
 pub use batches::{Batches, InputSpec, join, part, per_sample};
 pub use chain::Chain;
-pub use tape::{Obstacle, Recorder, Tape};
+pub use tape::{Obstacle, Prepared, Recorder, Tape};
 
 /// Index of a value among an evaluator's values.
 pub type ValueId = usize;
@@ -178,13 +178,23 @@ impl Evaluator {
     }
 
     /// Runs a step's operator, or what stands in for it where it doesn't take the inputs' types.
-    fn execute(&self, index: usize, mut inputs: Vec<Option<Tensor>>) -> Result<Vec<Tensor>> {
+    fn execute(&self, index: usize, inputs: Vec<Option<Tensor>>) -> Result<Vec<Tensor>> {
+        self.execute_as(index, &*self.steps[index].operator, inputs)
+    }
+
+    /// [`Evaluator::execute`] with another form of the step's operator.
+    fn execute_as(
+        &self,
+        index: usize,
+        operator: &dyn Operator,
+        mut inputs: Vec<Option<Tensor>>,
+    ) -> Result<Vec<Tensor>> {
         let step = &self.steps[index];
         // Only until the operator has taken its inputs' types once: the second reference would
         // keep it from working in place.
         let first = step.fallback.is_some() && !step.taken.load(Ordering::Relaxed);
         let retry = first.then(|| inputs.clone());
-        match (step.operator.run(&mut inputs), &step.fallback, retry) {
+        match (operator.run(&mut inputs), &step.fallback, retry) {
             (
                 Err(OpError::Unsupported { .. } | OpError::DataType { .. }),
                 Some(foreign),

@@ -1,18 +1,23 @@
 //! Running a graph so that it can be gone through backward.
 //!
 //! A [`Recorder`] is an evaluator some of whose constants are parameters, given with every run.
-//! Nothing is fused and no parameter laid out beforehand. A [`Tape`] holds what the rules of the
+//! Only what has a backward rule is fused. Parameters can be laid out for the kernels once for several
+//! runs ([`Recorder::prepare`]). A [`Tape`] holds what the rules of the
 //! steps between parameters and outputs read; all other values are dropped as in an ordinary run.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use super::{Evaluator, State, ValueId};
 use crate::error::{Error, OpError, Result};
 use crate::graph;
 use crate::onnx::Model;
 use crate::ops::backward::accumulate;
-use crate::ops::{Backward, Derivative, Kept, Reads};
+use crate::ops::{Backward, Derivative, Kept, Operator, Reads};
 use crate::tensor::{DataType, Tensor};
+
+/// Elements of all inputs that one recorded run holds at most, unless one sample has more.
+const ELEMENTS: usize = 32 * 1024;
 
 /// A graph whose runs can be recorded.
 pub struct Recorder {
@@ -39,6 +44,15 @@ struct Plan {
     /// What the rule reads; `None` where there is no rule.
     reads: Option<Reads>,
 }
+
+/// Parameters' values, laid out for the kernels: one step of training has many runs with the same.
+pub struct Prepared {
+    values: Vec<Tensor>,
+    operators: Operators,
+}
+
+/// For every step its operator with the parameters laid out, where that is another.
+type Operators = Arc<[Option<Box<dyn Operator>>]>;
 
 /// A node that parameters' gradients would have to pass, and can't.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,6 +148,14 @@ impl Recorder {
         &self.evaluator
     }
 
+    /// Samples per recorded run, for samples like those in `inputs` (one tensor per input). More
+    /// than for a run without a tape: what a run costs once, such as adding up a weight's gradient,
+    /// is worth some of the cache.
+    #[must_use]
+    pub fn batch_size(&self, inputs: &[Tensor]) -> usize {
+        self.evaluator.batch_size_within(inputs, ELEMENTS)
+    }
+
     /// Names of the parameters that the graph uses, in the order [`Recorder::record`] takes them.
     pub fn parameters(&self) -> impl ExactSizeIterator<Item = &str> {
         self.parameters.iter().map(|parameter| parameter.name.as_str())
@@ -183,21 +205,53 @@ impl Recorder {
     /// # Errors
     /// As [`Evaluator::run`], and when the number of parameters differs.
     pub fn record(&self, inputs: Vec<Tensor>, parameters: &[Tensor]) -> Result<Tape<'_>> {
+        self.record_prepared(inputs, &self.prepare(parameters)?)
+    }
+
+    /// Lays out parameters for any number of runs, on any number of threads.
+    ///
+    /// # Errors
+    /// When the number of parameters differs.
+    pub fn prepare(&self, parameters: &[Tensor]) -> Result<Prepared> {
         if parameters.len() != self.parameters.len() {
             let (wanted, given) = (self.parameters.len(), parameters.len());
             let reason = format!("{given} parameters for the {wanted} of the graph");
             return Err(Error::DataMismatch { reason });
         }
+        let ids = self.parameters.iter().map(|parameter| parameter.id);
+        let given: HashMap<ValueId, &Tensor> = ids.zip(parameters).collect();
+        let operators = self.evaluator.steps.iter().map(|step| {
+            let value = |id: &Option<ValueId>| {
+                let id = (*id)?;
+                given.get(&id).copied().or_else(|| self.evaluator.constants.get(&id)).cloned()
+            };
+            let trained = step.inputs.iter().flatten().any(|id| given.contains_key(id));
+            let constants: Vec<Option<Tensor>> = step.inputs.iter().map(value).collect();
+            if trained { step.operator.prepared(&constants) } else { None }
+        });
+        let operators = operators.collect();
+        Ok(Prepared { values: parameters.to_vec(), operators })
+    }
+
+    /// [`Recorder::record`] with parameters that this recorder has laid out.
+    ///
+    /// # Errors
+    /// As [`Evaluator::run`].
+    pub fn record_prepared(&self, inputs: Vec<Tensor>, prepared: &Prepared) -> Result<Tape<'_>> {
         let evaluator = &self.evaluator;
         let mut state = evaluator.start(inputs)?;
-        for (parameter, value) in self.parameters.iter().zip(parameters) {
+        for (parameter, value) in self.parameters.iter().zip(&prepared.values) {
             state.values.insert(parameter.id, value.clone());
         }
+        let operator = |index: usize| {
+            let prepared = prepared.operators.get(index).and_then(Option::as_deref);
+            prepared.unwrap_or(&*evaluator.steps[index].operator)
+        };
         let mut entries = Vec::new();
         for (index, plan) in self.plans.iter().enumerate() {
             let inputs = evaluator.gather(&mut state, index);
             let Some(plan) = plan else {
-                let outputs = evaluator.execute(index, inputs)?;
+                let outputs = evaluator.execute_as(index, operator(index), inputs)?;
                 evaluator.store(&mut state, index, outputs);
                 continue;
             };
@@ -210,7 +264,7 @@ impl Recorder {
                 .enumerate()
                 .map(|(i, tensor)| tensor.as_ref().map(|tensor| whole(tensor, reads.input(i))))
                 .collect();
-            let outputs = evaluator.execute(index, inputs)?;
+            let outputs = evaluator.execute_as(index, operator(index), inputs)?;
             let named = evaluator.steps[index].outputs.len();
             let kept_outputs: Vec<Option<Kept>> = outputs
                 .iter()
@@ -222,7 +276,8 @@ impl Recorder {
             evaluator.store(&mut state, index, outputs);
         }
         state.next = evaluator.steps.len();
-        Ok(Tape { recorder: self, state, entries })
+        let operators = prepared.operators.clone();
+        Ok(Tape { recorder: self, state, entries, operators })
     }
 }
 
@@ -239,6 +294,7 @@ pub struct Tape<'r> {
     /// Outputs and watched values.
     state: State,
     entries: Vec<Entry>,
+    operators: Operators,
 }
 
 impl Tape<'_> {
@@ -274,7 +330,20 @@ impl Tape<'_> {
         self,
         gradients: impl IntoIterator<Item = (String, Tensor)>,
     ) -> Result<HashMap<String, Tensor>> {
-        let Self { recorder, state, mut entries } = self;
+        self.backward_onto(gradients, HashMap::new())
+    }
+
+    /// [`Tape::backward`] that adds the parameters' gradients to `totals`, what earlier runs gave,
+    /// and returns the sums: mostly in place, where nothing else shares the totals.
+    ///
+    /// # Errors
+    /// As [`Tape::backward`], and when a total has another shape than its parameter.
+    pub fn backward_onto(
+        self,
+        gradients: impl IntoIterator<Item = (String, Tensor)>,
+        mut totals: HashMap<String, Tensor>,
+    ) -> Result<HashMap<String, Tensor>> {
+        let Self { recorder, state, mut entries, operators } = self;
         let evaluator = &recorder.evaluator;
         let mut found: HashMap<ValueId, Tensor> = HashMap::new();
         for (name, gradient) in gradients {
@@ -291,8 +360,16 @@ impl Tape<'_> {
             add(&mut found, id, gradient)
                 .map_err(|source| fault(format!("gradient of `{name}`: {source}")))?;
         }
+        for Parameter { name, id, stored } in &recorder.parameters {
+            let Some(total) = totals.remove(name) else { continue };
+            if total.shape() != stored.shape() || total.data_type() != stored.data_type() {
+                let reason = format!("a total {:?} of `{name}`", total.shape());
+                return Err(Error::DataMismatch { reason });
+            }
+            found.insert(*id, total);
+        }
         drop(state);
-        let mut result = HashMap::new();
+        let mut result = totals;
         while let Some(entry) = entries.pop() {
             let step = &evaluator.steps[entry.step];
             let Some(plan) = &recorder.plans[entry.step] else { continue };
@@ -311,9 +388,18 @@ impl Tape<'_> {
                 continue;
             }
             let (inputs, outputs) = (&entry.inputs, &entry.outputs);
-            let mut pass = Backward { inputs, outputs, gradients, wanted: &plan.wanted };
-            let given = step.operator.backward(&mut pass).and_then(|given| {
+            let so_far = step.inputs.iter().zip(&plan.wanted);
+            let so_far = so_far.map(|(id, wanted)| id.filter(|_| *wanted));
+            let so_far = so_far.map(|id| found.remove(&id?)).collect();
+            let mut pass = Backward { inputs, outputs, gradients, wanted: &plan.wanted, so_far };
+            let prepared = operators.get(entry.step).and_then(Option::as_deref);
+            let operator = prepared.unwrap_or(&*step.operator);
+            let given = operator.backward(&mut pass).and_then(|given| {
+                let left = std::mem::take(&mut pass.so_far);
                 drop(pass);
+                for (id, left) in step.inputs.iter().zip(left) {
+                    found.extend((*id).zip(left));
+                }
                 for (i, gradient) in given.into_iter().enumerate() {
                     let (Some(gradient), Some(Some(id)), true) =
                         (gradient, step.inputs.get(i), plan.wanted.get(i) == Some(&true))

@@ -7,6 +7,7 @@
 
 mod input_gradient;
 mod layout;
+mod outer;
 pub mod plain;
 mod tile;
 mod weight_gradient;

@@ -76,6 +76,24 @@ pub trait Lanes: Copy {
     unsafe fn add(self, other: Self) -> Self;
     /// Lane-wise into `[low, high]`; NaN stays NaN.
     unsafe fn clamp(self, low: Self, high: Self) -> Self;
+    /// Exchanges rows and lanes of the first `COUNT` rows; the others are left.
+    #[inline(always)]
+    unsafe fn transpose(rows: &mut [Self; 16]) {
+        let mut lanes = [[0.0f32; 16]; 16];
+        // SAFETY: no vector is longer than an array.
+        unsafe {
+            for i in 0..Self::COUNT {
+                let mut row = [0.0f32; 16];
+                rows[i].store(row.as_mut_ptr());
+                for j in 0..Self::COUNT {
+                    lanes[j][i] = row[j];
+                }
+            }
+            for i in 0..Self::COUNT {
+                rows[i] = Self::load(lanes[i].as_ptr());
+            }
+        }
+    }
 }
 
 /// Portable vector that the compiler maps to what the target has.
@@ -204,11 +222,70 @@ mod x86 {
         }
     }
 
+    #[inline(always)]
+    unsafe fn transpose_512(r: &mut [__m512; 16]) {
+        unsafe {
+            let mut t = *r;
+            for i in 0..8 {
+                t[2 * i] = _mm512_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+                t[2 * i + 1] = _mm512_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+            }
+            // Then quarter q of vector 4i + j has lane 4q + j of rows 4i..4i + 4.
+            for i in (0..16).step_by(4) {
+                let [a, b, c, d]: [__m512d; 4] =
+                    std::array::from_fn(|j| _mm512_castps_pd(t[i + j]));
+                r[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, c));
+                r[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, c));
+                r[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d));
+                r[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b, d));
+            }
+            for j in 0..4 {
+                let even = _mm512_shuffle_f32x4::<0x88>(r[j], r[4 + j]);
+                let odd = _mm512_shuffle_f32x4::<0xdd>(r[j], r[4 + j]);
+                let even_b = _mm512_shuffle_f32x4::<0x88>(r[8 + j], r[12 + j]);
+                let odd_b = _mm512_shuffle_f32x4::<0xdd>(r[8 + j], r[12 + j]);
+                t[j] = _mm512_shuffle_f32x4::<0x88>(even, even_b);
+                t[4 + j] = _mm512_shuffle_f32x4::<0x88>(odd, odd_b);
+                t[8 + j] = _mm512_shuffle_f32x4::<0xdd>(even, even_b);
+                t[12 + j] = _mm512_shuffle_f32x4::<0xdd>(odd, odd_b);
+            }
+            *r = t;
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn transpose_256(r: &mut [__m256; 16]) {
+        unsafe {
+            let mut t = *r;
+            for i in 0..4 {
+                t[2 * i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+                t[2 * i + 1] = _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+            }
+            // Then half h of vector 4i + j has lane 4h + j of rows 4i..4i + 4.
+            for i in [0, 4] {
+                let [a, b, c, d]: [__m256d; 4] =
+                    std::array::from_fn(|j| _mm256_castps_pd(t[i + j]));
+                r[i] = _mm256_castpd_ps(_mm256_unpacklo_pd(a, c));
+                r[i + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(a, c));
+                r[i + 2] = _mm256_castpd_ps(_mm256_unpacklo_pd(b, d));
+                r[i + 3] = _mm256_castpd_ps(_mm256_unpackhi_pd(b, d));
+            }
+            for j in 0..4 {
+                let (low, high) = (r[j], r[4 + j]);
+                r[j] = _mm256_permute2f128_ps::<0x20>(low, high);
+                r[4 + j] = _mm256_permute2f128_ps::<0x31>(low, high);
+            }
+        }
+    }
+
     x86_lanes!(
         __m256,
         8,
         6,
-        [unsafe fn load_part<const STRIDE: usize>(from: *const f32, part: Part) -> Self {
+        [unsafe fn transpose(rows: &mut [Self; 16]) {
+            unsafe { transpose_256(rows) }
+        }
+        unsafe fn load_part<const STRIDE: usize>(from: *const f32, part: Part) -> Self {
             unsafe { load_part_256::<STRIDE>(from, part) }
         }],
         _mm256_set1_ps,
@@ -223,7 +300,10 @@ mod x86 {
         __m512,
         16,
         8,
-        [unsafe fn load_part<const STRIDE: usize>(from: *const f32, part: Part) -> Self {
+        [unsafe fn transpose(rows: &mut [Self; 16]) {
+            unsafe { transpose_512(rows) }
+        }
+        unsafe fn load_part<const STRIDE: usize>(from: *const f32, part: Part) -> Self {
             unsafe { load_part_512::<STRIDE>(from, part) }
         }
         unsafe fn store_part(self, to: *mut f32, part: Part) {

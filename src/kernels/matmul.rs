@@ -171,7 +171,7 @@ pub fn matmul<T: Real>(
     accumulate: bool,
     out: &mut [T],
 ) -> Result<(), OpError> {
-    if !accumulate {
+    if a.columns == 0 && !accumulate {
         out.fill(T::default());
     }
     if a.columns != b.rows || out.len() != a.rows * b.columns || !a.fits() || !b.fits() {
@@ -193,7 +193,8 @@ pub fn matmul<T: Real>(
             out.as_mut_ptr(),
             1,
             b.columns as isize,
-            true,
+            // Else what is there is not read.
+            accumulate || a.columns == 0,
             a.elements.as_ptr(),
             a.column_stride as isize,
             a.row_stride as isize,

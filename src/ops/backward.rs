@@ -42,6 +42,12 @@ impl Reads {
         Self { inputs: self.inputs | if condition { bit(index) } else { 0 }, ..self }
     }
 
+    /// These and the output at `index`, where `condition` holds.
+    #[must_use]
+    pub fn with_output(self, index: usize, condition: bool) -> Self {
+        Self { outputs: self.outputs | if condition { bit(index) } else { 0 }, ..self }
+    }
+
     /// Whether the input at `index` is read.
     #[must_use]
     pub fn input(self, index: usize) -> bool {
@@ -96,6 +102,9 @@ pub struct Backward<'a> {
     pub gradients: Vec<Option<Tensor>>,
     /// For each input whether its gradient is asked for.
     pub wanted: &'a [bool],
+    /// What other steps, or other runs, have given for each input so far; may be shorter than the
+    /// inputs. A rule that takes an entry returns the sum with it; others leave it.
+    pub so_far: Vec<Option<Tensor>>,
 }
 
 impl Backward<'_> {
@@ -144,6 +153,19 @@ impl Backward<'_> {
     pub fn gradient(&mut self, index: usize) -> Result<Tensor, OpError> {
         let gradient = self.gradients.get_mut(index).and_then(Option::take);
         gradient.ok_or_else(|| OpError::value(format!("no gradient of output {index}")))
+    }
+
+    /// What the input at `index` has as its gradient so far, where it is of `f32`; then the rule
+    /// returns the sum.
+    pub fn so_far(&mut self, index: usize) -> Option<Array<f32>> {
+        let entry = self.so_far.get_mut(index)?;
+        match entry.take() {
+            Some(Tensor::F32(array)) => Some(array),
+            other => {
+                *entry = other;
+                None
+            }
+        }
     }
 
     /// The inputs as values, where they were kept.

@@ -1,9 +1,11 @@
 //! Convolution.
 
+mod backward;
 mod problem;
 mod transposed;
 
 use std::borrow::Cow;
+use std::sync::{Arc, Mutex};
 
 use crate::error::OpError;
 use crate::kernels::Clamp;
@@ -14,7 +16,8 @@ use crate::tensor::Tensor;
 
 use super::args::peek;
 use super::{Backward, Decoding, Derivative, Epilogue, Gradients, Operator, epilogue};
-use problem::{Problem, add_bias, bias_gradient};
+use backward::Kernels;
+use problem::{Problem, add_bias};
 use transposed::reads;
 pub(super) use transposed::transposed;
 
@@ -185,6 +188,8 @@ struct Conv {
     /// Whether the weight is known to be of `f64`, for which nothing is laid out or fused.
     double: bool,
     epilogue: Epilogue,
+    /// Kernels of the last backward pass, kept while the weight is constant.
+    kernels: Mutex<Option<Arc<Kernels>>>,
 }
 
 pub(super) fn decode(decoding: &Decoding<'_>) -> Result<Box<dyn Operator>, OpError> {
@@ -200,7 +205,7 @@ pub(super) fn decode(decoding: &Decoding<'_>) -> Result<Box<dyn Operator>, OpErr
     };
     // Attributes stay with the node; its constants' data does not have to.
     let node = decoding.node.clone();
-    Ok(Box::new(Conv { node, constant, double, epilogue: Epilogue::NONE }))
+    Ok(Box::new(Conv::new(node, constant, double, Epilogue::NONE)))
 }
 
 fn pack(
@@ -237,6 +242,19 @@ fn pack(
 }
 
 impl Conv {
+    fn new(
+        node: NodeProto,
+        constant: Option<(ConvAttributes, PackedConv)>,
+        double: bool,
+        epilogue: Epilogue,
+    ) -> Self {
+        Self { node, constant, double, epilogue, kernels: Mutex::default() }
+    }
+
+    fn has_bias(&self) -> bool {
+        self.node.input.get(2).is_some_and(|name| !name.is_empty())
+    }
+
     /// The convolution for an input and a weight of these shapes.
     fn problem(&self, input: &[usize], weight: &[usize]) -> Result<Problem, OpError> {
         let attributes = ConvAttributes::read(&self.node, weight)?;
@@ -256,13 +274,13 @@ impl Conv {
 
     /// In `f64`: from the definition.
     fn run_double(&self, inputs: &[Option<Tensor>]) -> Result<Vec<Tensor>, OpError> {
-        if self.epilogue != Epilogue::NONE {
-            return Err(OpError::unsupported("a fused convolution in double precision"));
-        }
         let (x, weight) = (peek(inputs, 0)?, peek(inputs, 1)?);
-        let y = self.problem(x.shape(), weight.shape())?.forward(weight, x)?;
-        let bias = inputs.get(2).and_then(Option::as_ref);
-        Ok(vec![bias.map_or(Ok(y.clone()), |bias| add_bias(y, bias))?])
+        let mut y = self.problem(x.shape(), weight.shape())?.forward(weight, x)?;
+        if self.has_bias() {
+            y = add_bias(y, peek(inputs, 2)?)?;
+        }
+        let residual = inputs.last().filter(|_| self.epilogue.residual);
+        Ok(vec![epilogue::finish(y, residual.and_then(Option::as_ref), self.epilogue.clamp)?])
     }
 }
 
@@ -278,8 +296,7 @@ impl Operator for Conv {
             Some(constant) => Cow::Borrowed(constant),
             None => {
                 let weight = get(1).ok_or(OpError::MissingInput { index: 1 })?;
-                let has_bias = self.node.input.get(2).is_some_and(|name| !name.is_empty());
-                Cow::Owned(pack(&self.node, weight, get(2).filter(|_| has_bias))?)
+                Cow::Owned(pack(&self.node, weight, get(2).filter(|_| self.has_bias()))?)
             }
         };
         let (attributes, packed) = &*constant;
@@ -328,29 +345,33 @@ impl Operator for Conv {
     }
 
     fn derivative(&self, wanted: &[bool]) -> Derivative {
-        match self.epilogue {
-            Epilogue::NONE => Derivative::Rule(reads(wanted)),
+        match self.epilogue.clamp {
+            Clamp::NONE => Derivative::Rule(reads(wanted)),
+            // Where the result is positive nothing was clamped.
+            Clamp::RELU => Derivative::Rule(reads(wanted).with_output(0, true)),
             _ => Derivative::Unknown,
         }
     }
 
     fn backward(&self, pass: &mut Backward<'_>) -> Gradients {
-        let gradient = pass.gradient(0)?;
-        let problem = self.problem(pass.shape(0)?, pass.shape(1)?)?;
-        let data = || problem.data_gradient(pass.input(1)?, &gradient);
-        let weight = || problem.weight_gradient(pass.input(0)?, &gradient);
-        Ok(vec![
-            pass.wants(0).then(data).transpose()?,
-            pass.wants(1).then(weight).transpose()?,
-            pass.wants(2).then(|| bias_gradient(&gradient)).transpose()?,
-        ])
+        self.gradients(pass)
+    }
+
+    fn prepared(&self, constants: &[Option<Tensor>]) -> Option<Box<dyn Operator>> {
+        let constant = |i: usize| constants.get(i).and_then(Option::as_ref);
+        let weight = constant(1).filter(|weight| weight.f32("a weight").is_ok())?;
+        let bias = constant(2).filter(|_| self.has_bias());
+        if self.constant.is_some() || bias.is_some() != self.has_bias() {
+            return None;
+        }
+        let packed = pack(&self.node, weight, bias).ok()?;
+        Some(Box::new(Self::new(self.node.clone(), Some(packed), false, self.epilogue)))
     }
 
     fn with_epilogue(&self, epilogue: Epilogue) -> Option<Box<dyn Operator>> {
         let (node, constant) = (self.node.clone(), self.constant.clone());
-        (!self.double).then(|| {
-            Box::new(Self { node, constant, double: false, epilogue }) as Box<dyn Operator>
-        })
+        (!self.double)
+            .then(|| Box::new(Self::new(node, constant, false, epilogue)) as Box<dyn Operator>)
     }
 
     /// Depthwise only: what other convolutions read is what a layer's factors are fitted to, and
@@ -371,11 +392,7 @@ impl Operator for Conv {
         };
         let padding = Padding::Explicit { begin: sums(begin, before)?, end: sums(end, after)? };
         let attributes = ConvAttributes { padding, ..attributes.clone() };
-        Some(Box::new(Self {
-            node: self.node.clone(),
-            constant: Some((attributes, packed.clone())),
-            double: false,
-            epilogue: self.epilogue,
-        }))
+        let constant = Some((attributes, packed.clone()));
+        Some(Box::new(Self::new(self.node.clone(), constant, false, self.epilogue)))
     }
 }

@@ -2,9 +2,10 @@
 
 use ndarray::IxDyn;
 
+use super::args::floats;
 use crate::error::OpError;
-use crate::kernels::Clamp;
-use crate::tensor::Tensor;
+use crate::kernels::{Clamp, Real};
+use crate::tensor::{Array, Element, Tensor};
 
 /// An addition and an activation that follow an operator and are computed with it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -23,13 +24,20 @@ impl Epilogue {
 /// Adds `residual`, broadcasting, and clamps: the epilogue of a result that is in memory already.
 ///
 /// # Errors
-/// When the shapes don't broadcast or an element type is not `f32`.
+/// When the shapes don't broadcast or an element type is not a float or differs.
 pub fn finish(result: Tensor, residual: Option<&Tensor>, clamp: Clamp) -> Result<Tensor, OpError> {
-    let mut sum = result.into_typed::<f32>("a sum")?;
+    floats!(result, "a sum", sum => finish_typed::<T>(sum, residual, clamp))
+}
+
+fn finish_typed<T: Real + PartialOrd + Element>(
+    mut sum: Array<T>,
+    residual: Option<&Tensor>,
+    clamp: Clamp,
+) -> Result<Tensor, OpError> {
     if let Some(residual) = residual {
-        let residual = residual.f32("a residual")?;
+        let residual = residual.typed::<T>("a residual")?;
         if sum.shape() == residual.shape() {
-            sum.zip_mut_with(residual, |a, b| *a += b);
+            sum.zip_mut_with(residual, |a, b| *a += *b);
         } else {
             let mismatch =
                 || OpError::shape(format!("{:?} plus {:?}", sum.shape(), residual.shape()));
@@ -40,13 +48,14 @@ pub fn finish(result: Tensor, residual: Option<&Tensor>, clamp: Clamp) -> Result
         }
     }
     if clamp != Clamp::NONE {
+        let (low, high) = (T::from(clamp.low), T::from(clamp.high));
         // Comparisons that fail leave NaN as it is.
         sum.mapv_inplace(|v| {
-            let v = if v < clamp.low { clamp.low } else { v };
-            if v > clamp.high { clamp.high } else { v }
+            let v = if v < low { low } else { v };
+            if v > high { high } else { v }
         });
     }
-    Ok(Tensor::F32(sum))
+    Ok(T::wrap(sum))
 }
 
 /// The larger extent of every axis, aligned at the last.

@@ -65,6 +65,7 @@ impl Operator for Widened {
             outputs: &widened(pass.outputs)?,
             gradients: gradients.map(|g| g.map(wide).transpose()).collect::<Result<_, _>>()?,
             wanted: pass.wanted,
+            so_far: Vec::new(),
         };
         let results = self.0.backward(&mut inner)?.into_iter().zip(pass.inputs);
         let narrow = |(gradient, kept): (Option<Tensor>, &Option<Kept>)| match (gradient, kept) {
@@ -72,6 +73,13 @@ impl Operator for Widened {
             _ => Ok(None),
         };
         results.map(narrow).collect()
+    }
+
+    fn prepared(&self, constants: &[Option<Tensor>]) -> Option<Box<dyn Operator>> {
+        if constants.iter().flatten().any(|t| is_half(t.data_type())) {
+            return None;
+        }
+        Some(Box::new(Self(self.0.prepared(constants)?)))
     }
 
     fn with_epilogue(&self, epilogue: Epilogue) -> Option<Box<dyn Operator>> {

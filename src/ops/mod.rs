@@ -75,6 +75,13 @@ pub trait Operator: Send + Sync {
         Err(OpError::unsupported("a gradient through this operator"))
     }
 
+    /// The same operator for runs that all have these `constants` among their inputs, `None` for
+    /// the others: weights are laid out once. `None` where nothing is gained.
+    fn prepared(&self, constants: &[Option<Tensor>]) -> Option<Box<dyn Operator>> {
+        let _ = constants;
+        None
+    }
+
     /// The same operator with `epilogue` applied to its only output while that is in registers;
     /// `None` where the kernel can't. Constants are shared, not copied.
     fn with_epilogue(&self, epilogue: Epilogue) -> Option<Box<dyn Operator>> {

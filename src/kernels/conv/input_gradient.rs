@@ -85,30 +85,36 @@ impl InputGradient {
     }
 
     /// The gradient `[samples, in_channels, spatial..]` for `dy`
-    /// `[samples, out_channels, output spatial..]`.
+    /// `[samples, out_channels, output spatial..]`, added to `so_far`.
     ///
     /// # Errors
-    /// When `dy` has another length.
-    pub fn run(&self, dy: &[f32], samples: usize) -> Result<Vec<f32>, OpError> {
+    /// When `dy` or `so_far` has another length.
+    pub fn run(
+        &self,
+        dy: &[f32],
+        samples: usize,
+        so_far: Option<&[f32]>,
+    ) -> Result<Vec<f32>, OpError> {
         let channels = self.shape.in_channels;
         let plane: usize = self.spatial.iter().product();
         let expected = samples * self.shape.out_channels * self.output.iter().product::<usize>();
-        if dy.len() != expected {
+        let len = samples * channels * plane;
+        if dy.len() != expected || so_far.is_some_and(|so_far| so_far.len() != len) {
             return Err(OpError::shape("convolution gradient over slices of unexpected length"));
         }
-        let len = samples * channels * plane;
+        let start = || so_far.map_or_else(|| vec![0.0; len], <[f32]>::to_vec);
         if let Some(weight) = &self.weight {
-            return Ok(self.scattered(weight, dy, samples));
+            return Ok(self.scattered(weight, dy, start()));
         }
         if let [Phase { conv, .. }] = self.phases.as_slice()
             && self.shape.strides == [1; 3]
         {
             let mut out = uninit(len);
-            conv.run(dy, samples, self.output, None, Clamp::NONE, &mut out)?;
+            conv.run(dy, samples, self.output, so_far, Clamp::NONE, &mut out)?;
             // SAFETY: the convolution has written every element.
             return Ok(unsafe { filled(out) });
         }
-        let mut out = vec![0.0; len];
+        let mut out = start();
         for Phase { start, extents, conv } in &self.phases {
             let part_len: usize = extents.iter().product();
             let mut part: Vec<MaybeUninit<f32>> = uninit(samples * channels * part_len);
@@ -124,7 +130,7 @@ impl InputGradient {
                     let h = start[1] + row % extents[1] * strides[1];
                     let to = &mut out[(d * height + h) * width + start[2]..];
                     let places = to.iter_mut().step_by(strides[2]);
-                    places.zip(values).for_each(|(to, value)| *to = *value);
+                    places.zip(values).for_each(|(to, value)| *to += *value);
                 }
             }
         }
@@ -133,11 +139,10 @@ impl InputGradient {
 
     /// Straight from the definition, for what no phase covers: strides together with dilations,
     /// and padding wider than the kernel.
-    fn scattered(&self, weight: &[f32], dy: &[f32], samples: usize) -> Vec<f32> {
+    fn scattered(&self, weight: &[f32], dy: &[f32], mut out: Vec<f32>) -> Vec<f32> {
         let shape = &self.shape;
         let in_len = shape.in_channels * self.spatial.iter().product::<usize>();
         let out_len = shape.out_channels * self.output.iter().product::<usize>();
-        let mut out = vec![0.0; samples * in_len];
         let parts = dy.chunks_exact(out_len.max(1)).zip(out.chunks_exact_mut(in_len.max(1)));
         for (dy, dx) in parts {
             plain::data_gradient(shape, [self.spatial, self.output], weight, dy, dx);
@@ -172,20 +177,24 @@ fn phases(shape: &ConvShape, spatial: Spatial, output: Spatial, axis: usize) -> 
 fn phase(shape: &ConvShape, weight: &[f32], axes: [Axis; 3], isa: Isa) -> Phase {
     let taps = axes.map(|axis| axis.taps);
     let (rows, columns) = (shape.group_out(), shape.group_in());
+    // The phase's taps, last first.
+    let places: Vec<usize> = (0..taps.iter().product())
+        .map(|position| {
+            let at = split(position, taps);
+            (0..3).fold(0, |index, a| {
+                let tap = axes[a].tap + shape.strides[a] * (taps[a] - 1 - at[a]);
+                index * shape.kernel[a] + tap
+            })
+        })
+        .collect();
+    let filter = shape.kernel.iter().product::<usize>();
     let mut turned = Vec::with_capacity(weight.len());
     for group in 0..shape.groups {
         for column in 0..columns {
             for row in 0..rows {
-                let from = ((group * rows + row) * columns + column)
-                    * shape.kernel.iter().product::<usize>();
-                for position in 0..taps.iter().product() {
-                    let at = split(position, taps);
-                    let index = (0..3).fold(0, |index, a| {
-                        let tap = axes[a].tap + shape.strides[a] * (taps[a] - 1 - at[a]);
-                        index * shape.kernel[a] + tap
-                    });
-                    turned.push(weight[from + index]);
-                }
+                let from = ((group * rows + row) * columns + column) * filter;
+                let filter = &weight[from..from + filter];
+                turned.extend(places.iter().map(|&place| filter[place]));
             }
         }
     }

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::arch::x86_64::{__m256, __m512};
 
 use super::layout::{Image, fill};
+use super::outer::Outer;
 use super::tile::lane_count;
 use super::{ConvShape, Spatial};
 use crate::error::OpError;
@@ -30,7 +31,39 @@ thread_local! {
 pub struct WeightGradient {
     shape: ConvShape,
     isa: Isa,
-    last: Arc<Mutex<Option<Arc<Image>>>>,
+    last: Arc<Mutex<Option<Arc<Layout>>>>,
+}
+
+/// How the gradient is computed for inputs of some extents, whichever takes less.
+#[derive(Debug)]
+enum Layout {
+    /// Sums lane by lane, for few channels.
+    Lanes(Image),
+    /// Sums of outer products.
+    Outer(Outer),
+}
+
+impl Layout {
+    fn new(shape: &ConvShape, spatial: Spatial, isa: Isa) -> Result<Self, OpError> {
+        let lanes = lane_count(isa);
+        let output = shape.output(spatial)?;
+        let plane: usize = output.iter().product();
+        let outer = Outer::new(shape, spatial, output, isa);
+        // Products, and adding up every sum's lanes for a few samples.
+        let sums = shape.group_out() * shape.taps();
+        let products = plane.div_ceil(lanes) * sums * 3 / 2 + sums * lanes / 2;
+        if outer.cost(shape) <= products {
+            return Ok(Self::Outer(outer));
+        }
+        Ok(Self::Lanes(Image::new(shape, spatial, lanes)?))
+    }
+
+    fn spatial(&self) -> Spatial {
+        match self {
+            Self::Lanes(image) => image.spatial,
+            Self::Outer(outer) => outer.spatial,
+        }
+    }
 }
 
 /// One group of a few samples.
@@ -84,8 +117,20 @@ impl WeightGradient {
         if samples == 0 || out_len == 0 {
             return Ok(());
         }
-        let image = self.image(spatial)?;
+        let layout = self.layout(spatial)?;
         let (group_in, group_out) = (in_len / shape.groups, out_len / shape.groups);
+        let image = match &*layout {
+            Layout::Lanes(image) => image,
+            Layout::Outer(outer) => {
+                let parts = out.chunks_exact_mut(shape.group_out() * shape.taps());
+                for (group, out) in parts.enumerate() {
+                    let x = |sample| &x[sample * in_len + group * group_in..][..group_in];
+                    let dy = |sample| &dy[sample * out_len + group * group_out..][..group_out];
+                    outer.add(shape, samples, x, dy, out);
+                }
+                return Ok(());
+            }
+        };
         let together = (IMAGES_BYTES / 4 / image.len.max(1)).clamp(1, samples);
         IMAGES.with_borrow_mut(|images| {
             let needed = if image.is_input { 0 } else { image.len * together };
@@ -98,7 +143,7 @@ impl WeightGradient {
                     out.chunks_exact_mut(shape.group_out() * shape.taps()).enumerate()
                 {
                     let mut job = Job {
-                        image: &image,
+                        image,
                         data: Vec::new(),
                         gradients: Vec::new(),
                         plane_out,
@@ -113,7 +158,7 @@ impl WeightGradient {
                             job.data.push(input.as_ptr());
                         } else {
                             let to = &mut images[place * image.len..][..image.len];
-                            self.copy(&image, input, to);
+                            self.copy(image, input, to);
                             job.data.push(to.as_ptr());
                         }
                     }
@@ -124,16 +169,16 @@ impl WeightGradient {
         Ok(())
     }
 
-    fn image(&self, spatial: Spatial) -> Result<Arc<Image>, OpError> {
+    fn layout(&self, spatial: Spatial) -> Result<Arc<Layout>, OpError> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(image) = &*last
-            && image.spatial == spatial
+        if let Some(layout) = &*last
+            && layout.spatial() == spatial
         {
-            return Ok(image.clone());
+            return Ok(layout.clone());
         }
-        let image = Arc::new(Image::new(&self.shape, spatial, lane_count(self.isa))?);
-        *last = Some(image.clone());
-        Ok(image)
+        let layout = Arc::new(Layout::new(&self.shape, spatial, self.isa)?);
+        *last = Some(layout.clone());
+        Ok(layout)
     }
 
     fn copy(&self, image: &Image, input: &[f32], to: &mut [f32]) {

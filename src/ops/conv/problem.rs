@@ -7,6 +7,7 @@ use crate::kernels::conv::{ConvShape, InputGradient, PackedConv, Spatial, Weight
 use crate::kernels::matmul::{filled, uninit};
 use crate::kernels::{Clamp, Real};
 use crate::ops::args::{bad_type, elements, floats, update};
+use crate::ops::backward::zeros;
 use crate::ops::layout::count;
 use crate::ops::reduce::fold_row;
 use crate::tensor::{Array, Element, Tensor};
@@ -45,7 +46,7 @@ macro_rules! both {
 }
 
 impl Problem {
-    fn extents(&self) -> [Spatial; 2] {
+    pub fn extents(&self) -> [Spatial; 2] {
         [three(&self.x[2..], 1), three(&self.y[2..], 1)]
     }
 
@@ -63,7 +64,7 @@ impl Problem {
 
     /// Whether the packed kernels' idea of the output's extents is right: a transposed convolution
     /// may have an input so long that they would make more of it.
-    fn packs(&self) -> bool {
+    pub fn packs(&self) -> bool {
         let [input, output] = self.extents();
         self.shape.output(input).is_ok_and(|extents| extents == output)
     }
@@ -106,10 +107,24 @@ impl Problem {
             Tensor::F32(_) if self.packs() => {
                 let (weight, dy) = (shaped::<f32>(weight, &self.weight())?, shaped(dy, &self.y)?);
                 let gradient = InputGradient::new(self.shape.clone(), &weight, self.extents()[0])?;
-                Tensor::from_vec(&self.x, gradient.run(&dy, self.x[0])?)
+                Tensor::from_vec(&self.x, gradient.run(&dy, self.x[0], None)?)
             }
             _ => both!(dy, self.plain_data_gradient(weight, dy)),
         }
+    }
+
+    /// [`Problem::data_gradient`] by a kernel that has the weight.
+    /// Added to `so_far`.
+    pub fn data_gradient_by(
+        &self,
+        kernel: &InputGradient,
+        dy: &Tensor,
+        so_far: Option<&Array<f32>>,
+    ) -> Result<Tensor, OpError> {
+        count(&self.x)?;
+        let so_far = so_far.map(elements);
+        let sum = kernel.run(&shaped(dy, &self.y)?, self.x[0], so_far.as_deref())?;
+        Tensor::from_vec(&self.x, sum)
     }
 
     fn plain_data_gradient<T: Real + Element>(
@@ -141,6 +156,23 @@ impl Problem {
             }
             _ => both!(dy, self.plain_weight_gradient(x, dy)),
         }
+    }
+
+    /// [`Problem::weight_gradient`] by a kernel that has been used before, added to `so_far`.
+    pub fn weight_gradient_by(
+        &self,
+        kernel: &WeightGradient,
+        x: &Tensor,
+        dy: &Tensor,
+        so_far: Option<Array<f32>>,
+    ) -> Result<Tensor, OpError> {
+        let (x, dy) = (shaped(x, &self.x)?, shaped(dy, &self.y)?);
+        let total = so_far.unwrap_or_else(|| zeros(&self.weight()));
+        let mut result = Ok(());
+        let total = update(total, |dw| {
+            result = kernel.add(&x, &dy, self.x[0], self.extents()[0], dw);
+        });
+        result.map(|()| Tensor::F32(total))
     }
 
     fn plain_weight_gradient<T: Real + Element>(

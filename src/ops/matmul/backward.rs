@@ -4,21 +4,33 @@ use super::{Gemm, Plan, matrix};
 use crate::error::OpError;
 use crate::kernels::Real;
 use crate::kernels::matmul::{Strided, matmul as multiply};
-use crate::ops::args::{elements, floats};
-use crate::ops::backward::{Backward, Gradients, unbroadcast};
+use crate::ops::args::{elements, floats, update};
+use crate::ops::backward::{Backward, Gradients, unbroadcast, zeros};
 use crate::tensor::{Array, Element, Tensor};
 
 /// MatMul: `dA = dY B'`, `dB = A' dY`, summed over the items of the batch that an operand meets.
 pub(super) fn matmul(pass: &mut Backward<'_>) -> Gradients {
     let plan = Plan::new(pass.shape(0)?, pass.shape(1)?)?;
     floats!(pass.gradient(0)?, "a gradient", g => {
-        let first = || plan.first::<T>(&g, pass.input(1)?, pass.shape(0)?);
-        let second = || plan.second::<T>(&g, pass.input(0)?, pass.shape(1)?);
-        Ok(vec![
-            pass.wants(0).then(first).transpose()?,
-            pass.wants(1).then(second).transpose()?,
-        ])
+        let mut result = vec![None, None];
+        if pass.wants(0) {
+            let total = total::<T>(pass, 0)?;
+            result[0] = Some(plan.first::<T>(&g, pass.input(1)?, total)?);
+        }
+        if pass.wants(1) {
+            let total = total::<T>(pass, 1)?;
+            result[1] = Some(plan.second::<T>(&g, pass.input(0)?, total)?);
+        }
+        Ok(result)
     })
+}
+
+/// What a gradient is added to: what the input at `index` has so far, or zeros.
+fn total<T: Element + Default>(pass: &mut Backward<'_>, index: usize) -> Result<Array<T>, OpError> {
+    match pass.so_far(index).map(|total| Tensor::F32(total).into_typed("a gradient")) {
+        Some(total) => total,
+        None => Ok(zeros(pass.shape(index)?)),
+    }
 }
 
 impl Plan {
@@ -26,46 +38,54 @@ impl Plan {
         self.rows * self.depth * self.columns == 0
     }
 
+    /// Adds the gradient of the first operand to `total`.
     fn first<T: Real + Element>(
         &self,
         g: &Array<T>,
         b: &Tensor,
-        shape: &[usize],
+        total: Array<T>,
     ) -> Result<Tensor, OpError> {
         let (g, b) = (elements(g), elements(b.typed::<T>("a factor")?));
-        let mut result = vec![T::default(); shape.iter().product()];
         let (rows, depth, columns) = (self.rows, self.depth, self.columns);
-        for (i, g) in g.chunks_exact((rows * columns).max(1)).enumerate() {
-            if self.is_empty() {
-                break;
-            }
+        self.each(total, |i, total| {
+            let g = &g[i * rows * columns..][..rows * columns];
             let b = &b[self.items[1][i] * depth * columns..][..depth * columns];
-            let out = &mut result[self.items[0][i] * rows * depth..][..rows * depth];
+            let out = &mut total[self.items[0][i] * rows * depth..][..rows * depth];
             let b = Strided::row_major(b, depth, columns).transposed();
-            multiply(Strided::row_major(g, rows, columns), b, true, out)?;
-        }
-        Tensor::from_vec(shape, result)
+            multiply(Strided::row_major(g, rows, columns), b, true, out)
+        })
     }
 
+    /// Adds the gradient of the second operand to `total`.
     fn second<T: Real + Element>(
         &self,
         g: &Array<T>,
         a: &Tensor,
-        shape: &[usize],
+        total: Array<T>,
     ) -> Result<Tensor, OpError> {
         let (g, a) = (elements(g), elements(a.typed::<T>("a factor")?));
-        let mut result = vec![T::default(); shape.iter().product()];
         let (rows, depth, columns) = (self.rows, self.depth, self.columns);
-        for (i, g) in g.chunks_exact((rows * columns).max(1)).enumerate() {
-            if self.is_empty() {
-                break;
-            }
+        self.each(total, |i, total| {
+            let g = &g[i * rows * columns..][..rows * columns];
             let a = &a[self.items[0][i] * rows * depth..][..rows * depth];
-            let out = &mut result[self.items[1][i] * depth * columns..][..depth * columns];
+            let out = &mut total[self.items[1][i] * depth * columns..][..depth * columns];
             let a = Strided::row_major(a, rows, depth).transposed();
-            multiply(a, Strided::row_major(g, rows, columns), true, out)?;
-        }
-        Tensor::from_vec(shape, result)
+            multiply(a, Strided::row_major(g, rows, columns), true, out)
+        })
+    }
+
+    /// `total` after `add` has added every item of the batch to it.
+    fn each<T: Real + Element>(
+        &self,
+        total: Array<T>,
+        add: impl Fn(usize, &mut [T]) -> Result<(), OpError>,
+    ) -> Result<Tensor, OpError> {
+        let mut result = Ok(());
+        let total = update(total, |total| {
+            let items = if self.is_empty() { 0 } else { self.items[0].len() };
+            result = (0..items).try_for_each(|i| add(i, total));
+        });
+        result.map(|()| T::wrap(total))
     }
 }
 

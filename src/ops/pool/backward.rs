@@ -51,6 +51,14 @@ pub(super) fn average<T: Number>(
     for plane in data.chunks_exact_mut(factors.len().max(1)) {
         plane.iter_mut().zip(&factors).for_each(|(g, &f)| *g = g.times(f));
     }
+    // One window with all of its plane.
+    let whole = |s: &Span| (s.output, s.kernel, s.dilation, s.begin) == (1, s.input, 1, 0);
+    if spans.iter().all(whole) {
+        let plane: usize = split(shape)?.1.iter().product();
+        let mut result = Vec::with_capacity(count(shape)?);
+        data.iter().for_each(|&g| result.resize(result.len() + plane, g));
+        return Tensor::from_vec(shape, result);
+    }
     Tensor::from_vec(shape, unpool(data, split(shape)?.0, spans)?)
 }
 
@@ -93,9 +101,16 @@ pub(super) fn max<T: Number>(
         return Tensor::from_vec(x.shape(), result);
     }
     let mut window = vec![0usize; spans.len()];
+    let mut found = Vec::new();
     for plane in 0..planes {
         let source = &x_all[plane * from..(plane + 1) * from];
         let target = &mut result[plane * from..(plane + 1) * from];
+        if let [rows, columns] = spans {
+            let own = plane * to..(plane + 1) * to;
+            let pair = (&g[own.clone()], &y[own]);
+            max_of_plane(source, pair, [rows, columns], &mut found, target);
+            continue;
+        }
         window.fill(0);
         for at in plane * to..(plane + 1) * to {
             if let Some(place) = find(source, spans, &window, y[at], 0, 0) {
@@ -111,6 +126,44 @@ pub(super) fn max<T: Number>(
         }
     }
     Tensor::from_vec(x.shape(), result)
+}
+
+/// [`max`] over one plane of two axes, tap by tap rather than window by window, so that nothing has
+/// to be guessed.
+fn max_of_plane<T: Number>(
+    source: &[T],
+    (g, y): (&[T], &[T]),
+    [rows, columns]: [&Span; 2],
+    found: &mut Vec<bool>,
+    target: &mut [T],
+) {
+    let width = columns.output;
+    for (row, (g, y)) in g.chunks_exact(width).zip(y.chunks_exact(width)).enumerate() {
+        found.clear();
+        found.resize(width, false);
+        for tap in 0..rows.kernel {
+            let line = (row * rows.stride + tap * rows.dilation).wrapping_sub(rows.begin);
+            if line >= rows.input {
+                continue;
+            }
+            let line = line * columns.input..(line + 1) * columns.input;
+            let (source, target) = (&source[line.clone()], &mut target[line]);
+            for tap in 0..columns.kernel {
+                let (windows, at) = columns.covered(tap);
+                if windows.is_empty() {
+                    continue;
+                }
+                let places = target[at..].iter_mut().zip(&source[at..]).step_by(columns.stride);
+                let (g, y, found) = (&g[windows.clone()], &y[windows.clone()], &mut found[windows]);
+                for (((to, &x), (&g, &y)), found) in places.zip(g.iter().zip(y)).zip(found) {
+                    let same = (x == y) | (x.is_nan() & y.is_nan());
+                    let sum = to.plus(g);
+                    *to = if same & !*found { sum } else { *to };
+                    *found |= same;
+                }
+            }
+        }
+    }
 }
 
 /// The first element of a window that is `wanted`; `base` is the offset along the axes before
