@@ -53,8 +53,11 @@ pub struct Options {
     pub train_time: Option<Duration>,
     /// How gradients become steps. Default: Muon.
     pub optimizer: OptimizerKind,
-    /// Highest learning rate. Default: 0.002.
+    /// Highest learning rate. Default: 0.001.
     pub learning_rate: f64,
+    /// Weight decay of the products of neighbouring factors, per unit of their squared norm in the
+    /// loss. Default: 0.0001.
+    pub decay: f64,
     /// Samples per step of training, at least 1. Default: 64.
     pub train_batch: usize,
     /// Share of the loss that imitates the original's outputs, from 0 to 1; the rest is for the
@@ -105,7 +108,8 @@ impl Default for Options {
             epochs: None,
             train_time: None,
             optimizer: OptimizerKind::Muon,
-            learning_rate: 2e-3,
+            learning_rate: 1e-3,
+            decay: 1e-4,
             train_batch: 64,
             distill: 0.5,
             msr: 0.0,

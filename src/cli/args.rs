@@ -272,6 +272,10 @@ struct TrainArgs {
     #[arg(long, value_name = "RATE", default_value_t = Options::default().learning_rate,
           value_parser = values::positive)]
     lr: f64,
+    /// Weight decay of the products of neighbouring factors
+    #[arg(long, value_name = "WEIGHT", default_value_t = Options::default().decay,
+          value_parser = values::not_negative)]
+    decay: f64,
     /// Samples per step
     #[arg(long, value_name = "N", default_value_t = Options::default().train_batch,
           value_parser = values::at_least_one)]
@@ -327,6 +331,7 @@ impl CompressArgs {
                 train_time: training.train_time,
                 optimizer: training.optimizer,
                 learning_rate: training.lr,
+                decay: training.decay,
                 train_batch: training.train_batch,
                 distill: training.distill,
                 msr: training.msr,

@@ -21,6 +21,9 @@ use crate::report::{self, View};
 use args::{Cli, Command, Common};
 use progress::Bar;
 
+/// Stages that messages are filed under besides the crate's own name.
+const STAGES: [&str; 2] = ["search", "tune"];
+
 const DONE: u8 = 0;
 const FAILED: u8 = 1;
 /// Finished, but a target or tolerance was missed.
@@ -165,9 +168,12 @@ fn set_up_log(common: &Common, bar: &Bar) {
         _ => (log::LevelFilter::Trace, log::LevelFilter::Debug),
     };
     // A second logger, as in a program that calls this as a library, is no reason to stop.
-    let _ = env_logger::Builder::new()
-        .filter_level(others)
-        .filter_module("onnx_bsr", own)
+    let mut builder = env_logger::Builder::new();
+    builder.filter_level(others).filter_module("onnx_bsr", own);
+    for stage in STAGES {
+        builder.filter_module(stage, own);
+    }
+    let _ = builder
         .parse_default_env()
         .format(|out, record| {
             let level = match record.level() {

@@ -44,7 +44,7 @@ fn every_flag_arrives() {
          --channels bgr --metric top5 --include x* --include y --exclude z \
          --schemes channel,tucker --rank-multiple 8 --beam 3 --max-evals 9 --time-limit 2m \
          --search start --statistics none --calibration-samples 5 --search-samples 6 \
-         --seed 7 --train n --train-labels nl --epochs 2.5 --train-time 15m --optimizer sgd --lr 0.01 \
+         --seed 7 --train n --train-labels nl --epochs 2.5 --train-time 15m --optimizer sgd --decay 0.5 --lr 0.01 \
          --train-batch 32 --distill 0.25 --msr 0.5 --augment flip,shift --resume st --threads 2 --save-plan p --force --max-drop 1.5 --shape i=1x2 --json -vv",
     );
     let options = Options {
@@ -65,6 +65,7 @@ fn every_flag_arrives() {
         train_time: Some(Duration::from_secs(900)),
         optimizer: OptimizerKind::Sgd,
         learning_rate: 0.01,
+        decay: 0.5,
         train_batch: 32,
         distill: 0.25,
         msr: 0.5,

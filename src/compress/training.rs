@@ -19,8 +19,8 @@ use crate::score::{Objective, Scorer};
 use crate::search::{self, Samples};
 use crate::tensor::Tensor;
 use crate::tune::{
-    Augmentation, Checkpoint, Course, Parameter, Penalty, Pressure, Recipe, Schedule, Spectrum,
-    Trained, spectra,
+    Augmentation, Checkpoint, Course, Parameter, Penalty, Pressure, Products, Recipe, Schedule,
+    Spectrum, Trained, spectra,
 };
 
 /// Multiply-accumulates that training takes unless it is told how long it may go on.
@@ -281,8 +281,14 @@ impl<'a> Trainer<'a> {
         let macs = result::macs(model, &find(model, &Filter::default())?, sample.to_vec())?;
         let share = if self.options.msr > 0.0 { 1.0 - DENSE_SHARE } else { 1.0 };
         let recipe = self.recipe(macs.map_or(self.macs, |m| m as f64), share);
-        let none: Box<Penalty<'_>> = Box::new(|_, _, _| Ok(0.0));
-        Ok(self.train("tune", model, recipe, |_| Ok(none), stages, progress)?.model)
+        let decay = self.options.decay;
+        let penalty = |parameters: &[Parameter]| -> Result<Box<Penalty<'_>>> {
+            let products = Products::of(model, parameters)?;
+            Ok(Box::new(move |parameters: &[Parameter], gradients: &mut [Vec<f32>], _| {
+                Ok(products.decay(parameters, gradients, decay))
+            }))
+        };
+        Ok(self.train("tune", model, recipe, penalty, stages, progress)?.model)
     }
 
     /// What was done.

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
-use rayon::prelude::*;
 
 use serde::{Deserialize, Serialize};
 
@@ -52,9 +51,9 @@ pub type Slopes = (f64, Vec<Vec<f32>>);
 
 /// What a training descends.
 pub struct Descent<'a> {
-    /// Loss and gradient of the parameters on some of the samples; the seed decides what is done to
-    /// them.
-    pub slopes: &'a (dyn Fn(&[Parameter], &[usize], u64) -> Result<Slopes> + Sync),
+    /// Loss and gradient of the parameters for each of several sets of samples; the seed decides what
+    /// is done to them.
+    pub slopes: &'a (dyn Fn(&[Parameter], &[&[usize]], u64) -> Result<Vec<Slopes>> + Sync),
     /// Called once for every step, with the number of steps since the last check: adds to the
     /// gradient of the mean loss what doesn't depend on samples, and returns that term of the loss.
     /// At zero it must not build on what it has seen before, so that training can go on from there.
@@ -240,17 +239,13 @@ fn set(parameters: &mut [Parameter], values: &[Elements]) -> Result<()> {
 
 /// Sums over the lanes of a batch, in order.
 fn summed(
-    slopes: &(dyn Fn(&[Parameter], &[usize], u64) -> Result<Slopes> + Sync),
+    slopes: &(dyn Fn(&[Parameter], &[&[usize]], u64) -> Result<Vec<Slopes>> + Sync),
     parameters: &[Parameter],
     picked: &[usize],
     seed: u64,
 ) -> Result<Slopes> {
     let lanes: Vec<&[usize]> = picked.chunks(picked.len().div_ceil(LANES)).collect();
-    let parts: Vec<Slopes> = lanes
-        .par_iter()
-        .enumerate()
-        .map(|(lane, samples)| slopes(parameters, samples, seed.wrapping_add((lane as u64) << 48)))
-        .collect::<Result<_>>()?;
+    let parts = slopes(parameters, &lanes, seed)?;
     let mut parts = parts.into_iter();
     let (mut loss, mut total) = parts.next().unwrap_or_default();
     for (more, gradients) in parts {
@@ -286,6 +281,8 @@ impl Order {
 
 #[cfg(test)]
 mod tests {
+    use rayon::prelude::*;
+
     use super::*;
     use crate::progress::Silent;
 
@@ -312,7 +309,15 @@ mod tests {
         (x, 2.0 * x[0] - x[1])
     }
 
-    fn slopes(parameters: &[Parameter], samples: &[usize], _: u64) -> Result<Slopes> {
+    fn slopes(parameters: &[Parameter], lanes: &[&[usize]], _: u64) -> Result<Vec<Slopes>> {
+        lanes.par_iter().map(|samples| lane(parameters, samples)).collect()
+    }
+
+    fn loss(parameters: &[Parameter], samples: &[usize]) -> Result<f64> {
+        Ok(lane(parameters, samples)?.0)
+    }
+
+    fn lane(parameters: &[Parameter], samples: &[usize]) -> Result<Slopes> {
         let w = &parameters[0].values;
         let (mut loss, mut gradient) = (0.0, vec![0.0f32; 2]);
         for &sample in samples {
@@ -326,7 +331,7 @@ mod tests {
 
     fn run(recipe: &Recipe, threads: usize) -> (Vec<Parameter>, History) {
         let samples: Vec<usize> = (0..200).collect();
-        let mut score = |p: &[Parameter]| Ok(slopes(p, &samples, 0)?.0);
+        let mut score = |p: &[Parameter]| loss(p, &samples);
         let mut descent = Descent {
             slopes: &slopes,
             regularize: &mut |_, _, _| Ok(0.0),
@@ -364,7 +369,7 @@ mod tests {
         for stop in 1..6 {
             let mut kept = String::new();
             let mut left = stop;
-            let mut score = |p: &[Parameter]| Ok(slopes(p, &samples, 0)?.0);
+            let mut score = |p: &[Parameter]| loss(p, &samples);
             let mut parameters = weights();
             let mut keep = |state: &State| {
                 kept = serde_json::to_string(state).unwrap();
@@ -380,7 +385,7 @@ mod tests {
             let ended = descend(&mut parameters, &samples, &RECIPE, &mut descent, None, &Silent);
             assert!(matches!(ended, Err(Error::Interrupted)));
             let state: State = serde_json::from_str(&kept).unwrap();
-            let mut score = |p: &[Parameter]| Ok(slopes(p, &samples, 0)?.0);
+            let mut score = |p: &[Parameter]| loss(p, &samples);
             let mut descent = Descent {
                 slopes: &slopes,
                 regularize: &mut |_, _, _| Ok(0.0),
@@ -400,7 +405,7 @@ mod tests {
         let recipe =
             Recipe { method: Method::Sgd { momentum: 0.9 }, schedule, clip: 1e30, ..RECIPE };
         let samples: Vec<usize> = (0..200).collect();
-        let mut score = |p: &[Parameter]| Ok(slopes(p, &samples, 0)?.0);
+        let mut score = |p: &[Parameter]| loss(p, &samples);
         let first = score(&weights()).unwrap();
         let mut descent = Descent {
             slopes: &slopes,
@@ -419,7 +424,9 @@ mod tests {
     #[test]
     fn the_regularizer_has_a_part_in_every_step() {
         let samples: Vec<usize> = (0..64).collect();
-        let flat = |_: &[Parameter], _: &[usize], _: u64| Ok((0.0, vec![vec![0.0f32; 2]]));
+        let flat = |_: &[Parameter], lanes: &[&[usize]], _: u64| {
+            Ok(vec![(0.0, vec![vec![0.0f32; 2]]); lanes.len()])
+        };
         let mut pull = |p: &[Parameter], g: &mut [Vec<f32>], _: usize| {
             g[0].iter_mut().zip(&p[0].values).for_each(|(g, w)| *g += w - 1.0);
             Ok(1.0)

@@ -1,9 +1,13 @@
 //! A network in training: loss and gradient of its parameters on samples of a dataset.
 
+use std::collections::HashMap;
+
+use rayon::prelude::*;
+
 use super::{Augmentation, Parameter, Slopes};
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
-use crate::eval::{Evaluator, Obstacle, Recorder};
+use crate::eval::{Evaluator, Obstacle, Prepared, Recorder};
 use crate::graph;
 use crate::onnx::{Model, TensorProto};
 use crate::score::{Objective, Scorer};
@@ -96,17 +100,48 @@ impl<'a> Student<'a> {
             .collect()
     }
 
-    /// The loss summed over `samples` and its gradient: what [`super::descend`] asks for.
+    /// For each of `lanes` the loss summed over its samples and its gradient: what
+    /// [`super::descend`] asks for.
     ///
     /// # Errors
     /// When samples can't be read or an operator fails.
-    pub fn slopes(&self, parameters: &[Parameter], samples: &[usize], seed: u64) -> Result<Slopes> {
-        let values = tensors(parameters)?;
-        let mut total: Vec<Vec<f32>> =
-            parameters.iter().map(|p| vec![0.0; p.values.len()]).collect();
+    pub fn slopes(
+        &self,
+        parameters: &[Parameter],
+        lanes: &[&[usize]],
+        seed: u64,
+    ) -> Result<Vec<Slopes>> {
+        let prepared = self.recorder.prepare(&tensors(parameters)?)?;
+        lanes
+            .par_iter()
+            .with_max_len(1)
+            .enumerate()
+            .map(|(lane, samples)| {
+                let seed = seed.wrapping_add((lane as u64) << 48);
+                let (loss, mut sums) = self.lane(&prepared, samples, seed)?;
+                let gradient = |p: &Parameter| -> Result<Vec<f32>> {
+                    let Some(sum) = sums.remove(&p.name) else {
+                        return Ok(vec![0.0; p.values.len()]);
+                    };
+                    let sum = sum.f32("a gradient").map_err(|e| fault(&e))?;
+                    Ok(sum.iter().copied().collect())
+                };
+                Ok((loss, parameters.iter().map(gradient).collect::<Result<_>>()?))
+            })
+            .collect()
+    }
+
+    /// Loss and gradients summed over samples, run after run.
+    fn lane(
+        &self,
+        prepared: &Prepared,
+        samples: &[usize],
+        seed: u64,
+    ) -> Result<(f64, HashMap<String, Tensor>)> {
+        let mut sums = HashMap::new();
         let mut loss = 0.0;
         let first = self.data.batch(samples.get(..1).unwrap_or(&[]))?;
-        let size = self.original.batch_size(&first).max(1);
+        let size = self.recorder.batch_size(&first).max(1);
         for (run, samples) in samples.chunks(size).enumerate() {
             let mut inputs = self.data.batch(samples)?;
             for (position, input) in inputs.iter_mut().enumerate() {
@@ -115,20 +150,15 @@ impl<'a> Student<'a> {
             }
             let reference = self.original.run_all(&inputs)?;
             let labels = self.data.labels(samples)?.unwrap_or_default();
-            let tape = self.recorder.record(inputs, &values)?;
+            let tape = self.recorder.record_prepared(inputs, prepared)?;
             let outputs = tape.outputs()?;
             let slopes = self.scorer.gradients(&self.objective, &outputs, &reference, &labels)?;
             loss += slopes.losses.iter().sum::<f64>();
             let given = self.recorder.outputs().iter().zip(slopes.outputs);
             let given = given.filter_map(|(name, slope)| Some((name.clone(), slope?)));
-            let gradients = tape.backward(given)?;
-            for (total, parameter) in total.iter_mut().zip(parameters) {
-                let Some(gradient) = gradients.get(&parameter.name) else { continue };
-                let gradient = gradient.f32("a gradient").map_err(|e| fault(&e))?;
-                total.iter_mut().zip(gradient).for_each(|(total, g)| *total += g);
-            }
+            sums = tape.backward_onto(given, sums)?;
         }
-        Ok((loss, total))
+        Ok((loss, sums))
     }
 
     /// The model with these parameters.
