@@ -5,7 +5,9 @@
 
 A step is forward, the gradient of the loss and backward to all weights and biases of layers. For every model and thread count
 the programs (ours, PyTorch in NCHW, PyTorch in channels_last) run in turns, each in a process of its own. Prints medians of the
-rounds and the median of the rounds' ratios to the better PyTorch figure, with its range: above one, onnx-bsr is faster. Peak
+rounds and the median of the rounds' ratios to the better PyTorch figure, with its range: above one, onnx-bsr is faster; the same
+ratio of samples per second of processor time is what other load on the machine changes least (one thread; with more, PyTorch's
+waiting counts too). Peak
 memory is the process's, for PyTorch with what the library itself takes. `MODEL:OUTPUT` takes the loss of another output than
 the first.
 """
@@ -44,7 +46,9 @@ def compare(ours, model, batch, threads, rounds, seconds):
             sys.exit("the programs don't train the same constants")
     rate = [statistics.median(result[i]["samples_per_s"] for result in results) for i in range(3)]
     memory = [max(result[i]["peak_mb"] for result in results) for i in range(3)]
-    ratios = [r[0]["samples_per_s"] / max(r[1]["samples_per_s"], r[2]["samples_per_s"]) for r in results]
+    ratios = [
+        [r[0][figure] / max(r[1][figure], r[2][figure]) for r in results] for figure in ("samples_per_s", "samples_per_cpu_s")
+    ]
     return rate, memory, ratios
 
 
@@ -59,12 +63,12 @@ def main():
     args = parser.parse_args()
     if not args.ours.exists():
         sys.exit(f"`{args.ours}` does not exist: run cargo build --release --example train_step, or give --ours")
-    print("| model | threads | onnx-bsr samples/s | PyTorch NCHW | PyTorch channels_last | ratio (range) | peak MB |")
-    print("|---|---|---|---|---|---|---|")
+    print("| model | threads | onnx-bsr samples/s | PyTorch NCHW | PyTorch channels_last | ratio (range) | by processor time | peak MB |")
+    print("|---|---|---|---|---|---|---|---|")
     for model in args.models:
         for threads in args.threads:
             rate, memory, ratios = compare(args.ours, model, args.batch, threads, args.rounds, args.seconds)
-            ratio = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+            ratio = " | ".join(f"{statistics.median(r):.3f} ({min(r):.3f} to {max(r):.3f})" for r in ratios)
             figures = " | ".join(f"{value:.1f}" for value in rate)
             peak = " / ".join(f"{value:.0f}" for value in memory)
             print(f"| {Path(model.partition(':')[0]).name} | {threads} | {figures} | {ratio} | {peak} |", flush=True)

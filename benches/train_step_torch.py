@@ -45,13 +45,16 @@ def main():
         inputs = [x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x for x in inputs]
     with torch.no_grad():
         slopes = torch.randn(network(inputs).shape, generator=torch.Generator().manual_seed(1))
-    times, trained = [], 0
+    times, trained, warm = [], 0, 0.0
     end = time.perf_counter() + args.seconds
     while len(times) < 5 or time.perf_counter() < end:
         start = time.perf_counter()
         gradients = network.backward((network(inputs) * slopes).sum())
         times.append(time.perf_counter() - start)
+        if len(times) == 2:
+            warm = time.process_time()
         trained = sum(gradient.numel() for gradient in gradients.values())
+    processor = (time.process_time() - warm) / len(times[2:])
     print(
         json.dumps(
             {
@@ -59,6 +62,7 @@ def main():
                 "threads": args.threads,
                 "trained": trained,
                 "samples_per_s": round(args.batch / statistics.median(times[2:]), 2),
+                "samples_per_cpu_s": round(args.batch / processor, 2),
                 "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
             }
         )

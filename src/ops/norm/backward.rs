@@ -82,6 +82,20 @@ fn scaled<T: Number>(g: Array<T>, inner: usize, factors: &[T]) -> Array<T> {
     })
 }
 
+/// The sum of `f` over pairs of elements, in lanes.
+#[inline(always)]
+fn sum_of<T: Number>(a: &[T], b: &[T], f: impl Fn(f64, f64) -> f64) -> f64 {
+    let mut lanes = [0.0; 8];
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
+    for (a, b) in a.iter().zip(b) {
+        for i in 0..8 {
+            lanes[i] += f(a[i].to_f64(), b[i].to_f64());
+        }
+    }
+    let rest = a_rest.iter().zip(b_rest).map(|(a, b)| f(a.to_f64(), b.to_f64()));
+    lanes.iter().sum::<f64>() + rest.sum::<f64>()
+}
+
 /// What a standardised row passes on: with `h` the gradient times the scale and `z` the
 /// standardised row of `x`, `(h - mean(h) - z mean(h z)) / deviation`; without centring, of rows
 /// brought to mean square 1, `(h - z mean(h z)) / deviation`.
@@ -93,9 +107,8 @@ struct Row {
 impl Row {
     fn of<T: Number>(x: &[T], epsilon: f64, centred: bool) -> Self {
         let n = x.len() as f64;
-        let mean = if centred { x.iter().map(|x| x.to_f64()).sum::<f64>() / n } else { 0.0 };
-        let square = |x: &T| (x.to_f64() - mean) * (x.to_f64() - mean);
-        let variance = x.iter().map(square).sum::<f64>() / n;
+        let mean = if centred { sum_of(x, x, |x, _| x) / n } else { 0.0 };
+        let variance = sum_of(x, x, |x, _| (x - mean) * (x - mean)) / n;
         Self { mean, inverse: 1.0 / (variance + epsilon).sqrt() }
     }
 
@@ -114,15 +127,15 @@ pub(super) struct Layout {
 }
 
 /// The gradient of rows that are standardised, then multiplied by `scale` and shifted. `scale` and
-/// `bias` are repeated to the input's elements by `place`, which says for every element which
-/// parameter it meets. `extra` are the gradients of the rows' means and inverse deviations.
+/// `bias` are repeated to the input's elements by `place`, which says for every row and element
+/// of it which parameter it meets. `extra` are the gradients of the rows' means and inverse deviations.
 ///
 /// Gives the gradients of the input, and the sums for scale and bias.
 pub(super) fn rows<T: Number>(
     g: Option<&Array<T>>,
     x: &Array<T>,
     scale: &[T],
-    place: &dyn Fn(usize) -> usize,
+    place: impl Fn(usize, usize) -> usize,
     layout: &Layout,
     extra: [Option<&[T]>; 2],
 ) -> Result<(Tensor, Vec<T>, Vec<T>), OpError> {
@@ -136,15 +149,17 @@ pub(super) fn rows<T: Number>(
         let target = &mut by_input[r * n..(r + 1) * n];
         let (mut sum, mut product) = (0.0, 0.0);
         if let Some(g) = &g {
+            let g = &g[r * n..][..n];
             for (i, (t, &x)) in target.iter_mut().zip(x).enumerate() {
-                let (g, k) = (g[r * n + i], place(r * n + i));
+                let (g, k) = (g[i], place(r, i));
                 let z = row.standard(x);
                 by_scale[k] = by_scale[k].plus(g.times(z));
                 by_bias[k] = by_bias[k].plus(g);
                 *t = g.times(scale[k]);
-                sum += t.to_f64();
-                product += t.times(z).to_f64();
             }
+            let (mean, inverse) = (row.mean, row.inverse);
+            sum = sum_of(target, x, |t, _| t);
+            product = sum_of(target, x, |t, x| t * ((x - mean) * inverse));
         }
         let count = n as f64;
         // The inverse deviation's derivative is -z / (n deviation^2), the mean's 1 / n.
@@ -177,9 +192,9 @@ pub(super) fn by_channel<T: Number>(
     let scale = elements(pass.input(1)?.typed::<T>("a scale")?);
     // Channels that share a parameter.
     let share = c / scale.len().max(1);
-    let place = |i: usize| i / inner.max(1) % c / share.max(1);
+    let place = |r: usize, i: usize| (r * width * inner + i) / inner.max(1) % c / share.max(1);
     let layout = Layout { n: width * inner, centred: true, epsilon };
-    let (by_input, by_scale, by_bias) = rows(Some(g), x, &scale, &place, &layout, [None, None])?;
+    let (by_input, by_scale, by_bias) = rows(Some(g), x, &scale, place, &layout, [None, None])?;
     let by_scale = Tensor::from_vec(pass.shape(1)?, by_scale)?;
     Ok(vec![Some(by_input), Some(by_scale), Some(Tensor::from_vec(pass.shape(2)?, by_bias)?)])
 }
@@ -202,9 +217,9 @@ pub(super) fn by_axes<T: Number>(
     let scale = parameter_rows::<T>(pass.input(1)?, &inner)?;
     let extra = [by_mean.as_ref().map(elements), by_inverse.as_ref().map(elements)];
     let layout = Layout { n, centred, epsilon };
-    let place = |i: usize| i % n.max(1);
+    let place = |_: usize, i: usize| i;
     let extra = [extra[0].as_deref(), extra[1].as_deref()];
-    let (by_input, by_scale, by_bias) = rows(g.as_ref(), x, &scale, &place, &layout, extra)?;
+    let (by_input, by_scale, by_bias) = rows(g.as_ref(), x, &scale, place, &layout, extra)?;
     let narrow = |index: usize, sums: Vec<T>| -> Result<Option<Tensor>, OpError> {
         if !pass.has(index) || !pass.wants(index) {
             return Ok(None);

@@ -100,17 +100,17 @@ pub(super) fn max<T: Number>(
     if from == 0 || to == 0 {
         return Tensor::from_vec(x.shape(), result);
     }
+    if let [rows, columns] = spans
+        && rows.is_pairs()
+        && columns.is_pairs()
+    {
+        max_of_pairs(&x_all, &g, &y, columns.output, &mut result);
+        return Tensor::from_vec(x.shape(), result);
+    }
     let mut window = vec![0usize; spans.len()];
-    let mut found = Vec::new();
     for plane in 0..planes {
         let source = &x_all[plane * from..(plane + 1) * from];
         let target = &mut result[plane * from..(plane + 1) * from];
-        if let [rows, columns] = spans {
-            let own = plane * to..(plane + 1) * to;
-            let pair = (&g[own.clone()], &y[own]);
-            max_of_plane(source, pair, [rows, columns], &mut found, target);
-            continue;
-        }
         window.fill(0);
         for at in plane * to..(plane + 1) * to {
             if let Some(place) = find(source, spans, &window, y[at], 0, 0) {
@@ -128,40 +128,23 @@ pub(super) fn max<T: Number>(
     Tensor::from_vec(x.shape(), result)
 }
 
-/// [`max`] over one plane of two axes, tap by tap rather than window by window, so that nothing has
-/// to be guessed.
-fn max_of_plane<T: Number>(
-    source: &[T],
-    (g, y): (&[T], &[T]),
-    [rows, columns]: [&Span; 2],
-    found: &mut Vec<bool>,
-    target: &mut [T],
-) {
-    let width = columns.output;
-    for (row, (g, y)) in g.chunks_exact(width).zip(y.chunks_exact(width)).enumerate() {
-        found.clear();
-        found.resize(width, false);
-        for tap in 0..rows.kernel {
-            let line = (row * rows.stride + tap * rows.dilation).wrapping_sub(rows.begin);
-            if line >= rows.input {
-                continue;
-            }
-            let line = line * columns.input..(line + 1) * columns.input;
-            let (source, target) = (&source[line.clone()], &mut target[line]);
-            for tap in 0..columns.kernel {
-                let (windows, at) = columns.covered(tap);
-                if windows.is_empty() {
-                    continue;
-                }
-                let places = target[at..].iter_mut().zip(&source[at..]).step_by(columns.stride);
-                let (g, y, found) = (&g[windows.clone()], &y[windows.clone()], &mut found[windows]);
-                for (((to, &x), (&g, &y)), found) in places.zip(g.iter().zip(y)).zip(found) {
-                    let same = (x == y) | (x.is_nan() & y.is_nan());
-                    let sum = to.plus(g);
-                    *to = if same & !*found { sum } else { *to };
-                    *found |= same;
-                }
-            }
+/// [`max`] over planes whose windows are two by two elements, side by side: nothing has to be
+/// guessed. `width` is the number of windows in a row.
+fn max_of_pairs<T: Number>(source: &[T], g: &[T], y: &[T], width: usize, target: &mut [T]) {
+    let rows = source.chunks_exact(4 * width).zip(target.chunks_exact_mut(4 * width));
+    for ((source, target), (g, y)) in rows.zip(g.chunks_exact(width).zip(y.chunks_exact(width))) {
+        let (upper, lower) = source.split_at(2 * width);
+        let (to_upper, to_lower) = target.split_at_mut(2 * width);
+        let from = upper.chunks_exact(2).zip(lower.chunks_exact(2));
+        let to = to_upper.chunks_exact_mut(2).zip(to_lower.chunks_exact_mut(2));
+        for (((a, b), (to_a, to_b)), (&g, &y)) in from.zip(to).zip(g.iter().zip(y)) {
+            let same = |x: T| (x == y) | (x.is_nan() & y.is_nan());
+            let hits = [same(a[0]), same(a[1]), same(b[0]), same(b[1])];
+            let share = |hit: bool| if hit { g } else { T::ZERO };
+            to_a[0] = share(hits[0]);
+            to_a[1] = share(hits[1] & !hits[0]);
+            to_b[0] = share(hits[2] & !(hits[0] | hits[1]));
+            to_b[1] = share(hits[3] & !(hits[0] | hits[1] | hits[2]));
         }
     }
 }
