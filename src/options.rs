@@ -66,6 +66,8 @@ pub struct Options {
     /// Weight of the modified stable rank in the loss while the dense model is prepared for its
     /// ranks; 0 leaves that out. Default: 0.
     pub msr: f64,
+    /// Power of the singular values in it, 1 or 2. Default: 2.
+    pub msr_power: u8,
     /// What is done to images that are trained on. Default: what the original withstands.
     pub augmentation: Option<Augmentation>,
     /// Seed of every random choice. Default: 0.
@@ -113,6 +115,7 @@ impl Default for Options {
             train_batch: 64,
             distill: 0.5,
             msr: 0.0,
+            msr_power: 2,
             augmentation: None,
             seed: 0,
             threads: None,

@@ -7,10 +7,16 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use onnx_bsr::compress::{DataSource, Request, apply, compress};
-use onnx_bsr::dataset::Preprocess;
+use onnx_bsr::dataset::{Dataset, Preprocess};
 use onnx_bsr::error::Error;
+use onnx_bsr::eval::Evaluator;
+use onnx_bsr::graph;
+use onnx_bsr::onnx::Model;
+use onnx_bsr::onnx::proto::{tensor_shape_proto::dimension, type_proto};
 use onnx_bsr::options::{Options, SearchMode};
 use onnx_bsr::progress::{Progress, Silent};
+use onnx_bsr::score::Scorer;
+use onnx_bsr::tune::{Student, trainable};
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
@@ -72,7 +78,9 @@ fn training_recovers_what_the_ratio_cost_and_replays() {
 fn the_modified_stable_rank_moves_energy_into_the_ranks() {
     let folder = tempfile::tempdir().unwrap();
     let mut request = request(folder.path());
-    request.options.msr = 1.0;
+    request.options.ratio = Some(8.0);
+    request.options.msr = 20.0;
+    request.options.epochs = Some(2.5);
     let stages = compress(&request, &Silent).unwrap().training.unwrap().stages;
     assert_eq!(stages.iter().map(|s| s.stage.as_str()).collect::<Vec<_>>(), ["msr", "tune"]);
     let (before, after) = (stages[0].tail_before.unwrap(), stages[0].tail_after.unwrap());
@@ -167,4 +175,42 @@ fn training_on_the_test_is_refused() {
     let error = compress(&request, &Silent).unwrap_err();
     assert!(error.to_string().contains("--data"), "{error}");
     assert!(!request.output.exists());
+}
+
+/// A model that takes eight samples at a time has the gradients of one that takes any number, on sets of
+/// samples that are no multiple of eight.
+#[test]
+fn a_fixed_batch_is_filled_up() {
+    let free = Model::read(&fixture("mnist_conv.onnx")).unwrap();
+    let mut eight = free.clone();
+    let input = eight.graph_mut().input[0].r#type.as_mut().unwrap();
+    let Some(type_proto::Value::TensorType(tensor)) = &mut input.value else { panic!("a tensor") };
+    tensor.shape.as_mut().unwrap().dim[0].value = Some(dimension::Value::DimValue(8));
+    let data = Dataset::open(
+        &fixture("mnist_train.npz"),
+        &graph::inputs(&free).unwrap(),
+        None,
+        &Preprocess::default(),
+    )
+    .unwrap();
+    let lanes: [&[usize]; 2] = [&[5, 9, 100], &[3, 1, 4, 15, 9, 2, 6, 53, 58, 97]];
+    let slopes = |model: &Model| {
+        let original = Evaluator::new(model).unwrap();
+        let digits = data.batch(lanes[1]).unwrap();
+        let outputs = original.run_all(&digits).unwrap();
+        let labels = data.labels(lanes[1]).unwrap();
+        let scorer = Scorer::new(outputs, labels, None, None).unwrap();
+        let names = trainable(model).unwrap();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let student = Student::new(model, &names, &original, &data, &scorer).unwrap();
+        student.slopes(&student.parameters(), &lanes, 7).unwrap()
+    };
+    for ((loss, gradients), (expected, wanted)) in slopes(&eight).iter().zip(slopes(&free)) {
+        assert!(*loss > 0.0 && (loss - expected).abs() < 1e-5 * expected, "{loss} {expected}");
+        for (given, wanted) in gradients.iter().zip(&wanted) {
+            let largest = wanted.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+            let differs = |(a, b): (&f32, &f32)| (a - b).abs() > 1e-4 * largest;
+            assert!(!given.iter().zip(wanted).any(differs));
+        }
+    }
 }

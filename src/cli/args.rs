@@ -289,6 +289,10 @@ struct TrainArgs {
     #[arg(long, value_name = "WEIGHT", default_value_t = Options::default().msr,
           value_parser = values::not_negative)]
     msr: f64,
+    /// Power of the singular values in it
+    #[arg(long, value_name = "P", default_value_t = Options::default().msr_power,
+          value_parser = clap::value_parser!(u8).range(1..=2))]
+    msr_power: u8,
     /// What is done to images: none, or some of flip, shift [default: what the original withstands]
     #[arg(long, value_name = "HOW", value_parser = values::augmentation)]
     augment: Option<Augmentation>,
@@ -335,6 +339,7 @@ impl CompressArgs {
                 train_batch: training.train_batch,
                 distill: training.distill,
                 msr: training.msr,
+                msr_power: training.msr_power,
                 augmentation: training.augment,
                 threads: common.threads,
                 metric: self.metric,

@@ -44,8 +44,10 @@ fn every_flag_arrives() {
          --channels bgr --metric top5 --include x* --include y --exclude z \
          --schemes channel,tucker --rank-multiple 8 --beam 3 --max-evals 9 --time-limit 2m \
          --search start --statistics none --calibration-samples 5 --search-samples 6 \
-         --seed 7 --train n --train-labels nl --epochs 2.5 --train-time 15m --optimizer sgd --decay 0.5 --lr 0.01 \
-         --train-batch 32 --distill 0.25 --msr 0.5 --augment flip,shift --resume st --threads 2 --save-plan p --force --max-drop 1.5 --shape i=1x2 --json -vv",
+         --seed 7 --train n --train-labels nl --epochs 2.5 --train-time 15m --optimizer sgd \
+         --decay 0.5 --lr 0.01 --train-batch 32 --distill 0.25 --msr 0.5 --msr-power 1 --augment \
+         flip,shift --resume st --threads 2 --save-plan p --force --max-drop 1.5 --shape i=1x2 \
+         --json -vv",
     );
     let options = Options {
         ratio: Some(2.0),
@@ -69,6 +71,7 @@ fn every_flag_arrives() {
         train_batch: 32,
         distill: 0.25,
         msr: 0.5,
+        msr_power: 1,
         augmentation: Some(Augmentation { flip: true, shift: 32 }),
         seed: 7,
         threads: Some(2),

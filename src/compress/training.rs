@@ -19,12 +19,12 @@ use crate::score::{Objective, Scorer};
 use crate::search::{self, Samples};
 use crate::tensor::Tensor;
 use crate::tune::{
-    Augmentation, Checkpoint, Course, Parameter, Penalty, Pressure, Products, Recipe, Schedule,
-    Spectrum, Trained, spectra,
+    Aim, Augmentation, Checkpoint, Course, Parameter, Pressure, Products, Recipe, Schedule,
+    Spectrum, Trained, spectra, truncated,
 };
 
 /// Multiply-accumulates that training takes unless it is told how long it may go on.
-const MACS: f64 = 3e13;
+const MACS: f64 = 5e13;
 
 /// Bounds of the passes over the samples that come from it.
 const EPOCHS: (f64, f64) = (3.0, 30.0);
@@ -192,7 +192,7 @@ impl<'a> Trainer<'a> {
         name: &str,
         model: &Model,
         recipe: Recipe,
-        penalty: impl FnOnce(&[Parameter]) -> Result<Box<Penalty<'p>>>,
+        aim: impl FnOnce(&[Parameter]) -> Result<Aim<'p>>,
         stages: &mut Vec<Stage>,
         progress: &dyn Progress,
     ) -> Result<Trained> {
@@ -210,8 +210,7 @@ impl<'a> Trainer<'a> {
         };
         let steps = (recipe.epochs * self.samples.len() as f64 / recipe.batch as f64) as u64;
         progress.phase(name, Some(steps).filter(|_| recipe.time.is_none()));
-        let trained =
-            course.train(model, penalty, self.checkpoint.as_mut(), stages.len(), progress)?;
+        let trained = course.train(model, aim, self.checkpoint.as_mut(), stages.len(), progress)?;
         let history = &trained.history;
         let entry = TrainingStage {
             stage: name.to_owned(),
@@ -244,10 +243,18 @@ impl<'a> Trainer<'a> {
             self.recipe(self.macs, DENSE_SHARE),
             |parameters| {
                 before = spectra(layers, choices, parameters)?;
-                let mut pressure = Pressure::new(layers, choices, parameters, 2, self.options.msr)?;
-                Ok(Box::new(move |parameters: &[Parameter], gradients: &mut [Vec<f32>], since| {
-                    pressure.add(parameters, gradients, since)
-                }))
+                let mut pressure = Pressure::new(
+                    layers,
+                    choices,
+                    parameters,
+                    self.options.msr_power,
+                    self.options.msr,
+                )?;
+                let penalty = move |parameters: &[Parameter], slopes: &mut [Vec<f32>], since| {
+                    pressure.add(parameters, slopes, since)
+                };
+                let judged = |parameters: &[Parameter]| truncated(layers, choices, parameters);
+                Ok(Aim { penalty: Box::new(penalty), judged: Box::new(judged) })
             },
             stages,
             progress,
@@ -282,13 +289,15 @@ impl<'a> Trainer<'a> {
         let share = if self.options.msr > 0.0 { 1.0 - DENSE_SHARE } else { 1.0 };
         let recipe = self.recipe(macs.map_or(self.macs, |m| m as f64), share);
         let decay = self.options.decay;
-        let penalty = |parameters: &[Parameter]| -> Result<Box<Penalty<'_>>> {
+        let aim = |parameters: &[Parameter]| -> Result<Aim<'_>> {
             let products = Products::of(model, parameters)?;
-            Ok(Box::new(move |parameters: &[Parameter], gradients: &mut [Vec<f32>], _| {
-                Ok(products.decay(parameters, gradients, decay))
-            }))
+            let penalty = move |parameters: &[Parameter], slopes: &mut [Vec<f32>], _| {
+                Ok(products.decay(parameters, slopes, decay))
+            };
+            let judged = |parameters: &[Parameter]| Ok(parameters.to_vec());
+            Ok(Aim { penalty: Box::new(penalty), judged: Box::new(judged) })
         };
-        Ok(self.train("tune", model, recipe, penalty, stages, progress)?.model)
+        Ok(self.train("tune", model, recipe, aim, stages, progress)?.model)
     }
 
     /// What was done.

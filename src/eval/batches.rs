@@ -102,6 +102,19 @@ pub fn part(tensor: &Tensor, range: &std::ops::Range<usize>, fixed: Option<usize
     }
 }
 
+/// The gradient of an output of a run in the output's own `shape`, from one with axis 0 over the samples
+/// alone, as [`per_sample`] gives outputs: rows that a fixed batch was filled up with have zeros.
+#[must_use]
+pub fn filled_up(gradient: &Tensor, shape: &[usize]) -> Tensor {
+    let Tensor::F32(elements) = gradient else { return gradient.clone() };
+    if gradient.shape() == shape {
+        return gradient.clone();
+    }
+    let mut all: Vec<f32> = elements.iter().copied().collect();
+    all.resize(shape.iter().product(), 0.0);
+    Tensor::from_vec(shape, all).unwrap_or_else(|_| gradient.clone())
+}
+
 /// An output of a run of `samples` samples with axis 0 over those alone.
 ///
 /// # Errors

@@ -21,7 +21,7 @@ use crate::onnx::{Model, NodeProto, OpsetImport};
 use crate::ops::{Epilogue, Foreign, Operator};
 use crate::tensor::Tensor;
 
-pub use batches::{Batches, InputSpec, join, part, per_sample};
+pub use batches::{Batches, InputSpec, filled_up, join, part, per_sample};
 pub use chain::Chain;
 pub use tape::{Obstacle, Prepared, Recorder, Tape};
 

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::network::{LANES, Network, cut, lanes};
 use super::samples::Samples;
 use crate::error::{Error, Result};
-use crate::eval::{Evaluator, Recorder};
+use crate::eval::{Evaluator, Prepared, Recorder, filled_up};
 use crate::factorize::Metric;
 use crate::layer::Positions;
 use crate::linalg::{Matrix, product};
@@ -38,6 +38,7 @@ impl Network<'_> {
         let Some((recorder, parameters)) = recorder(self.model, &self.layers, &names)? else {
             return Ok(());
         };
+        let prepared = recorder.prepare(&parameters)?;
         let at = |l: usize| Positions {
             per_sample: POSITIONS,
             seed: self.options.seed ^ (l as u64 + 1).wrapping_mul(0xd6e8_feb8_6659_fd93),
@@ -55,7 +56,7 @@ impl Network<'_> {
                 let mut sums = empty();
                 for run in runs {
                     let range = samples.range(run);
-                    let slopes = self.slopes(&recorder, &parameters, samples, run, scorer)?;
+                    let slopes = self.slopes(&recorder, &prepared, samples, run, scorer)?;
                     for (l, (_, name)) in names.iter().enumerate() {
                         let Some(slope) = slopes.get(name) else { continue };
                         let slope = cut(slope, range.len());
@@ -87,7 +88,7 @@ impl Network<'_> {
     fn slopes(
         &self,
         recorder: &Recorder,
-        parameters: &[Tensor],
+        prepared: &Prepared,
         samples: &Samples,
         run: usize,
         scorer: &Scorer,
@@ -95,8 +96,9 @@ impl Network<'_> {
         let seed = self.options.seed.wrapping_add(run as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let inputs = samples.inputs(run, recorder.evaluator())?;
-        let tape = recorder.record(inputs, parameters)?;
-        let outputs = tape.outputs()?;
+        let tape = recorder.record_prepared(inputs, prepared)?;
+        let whole = tape.outputs()?;
+        let outputs = recorder.evaluator().per_sample(whole.clone(), samples.range(run).len())?;
         let given: Vec<Option<Tensor>> = match scorer.task() {
             Task::Regression => outputs.iter().map(|o| noise(o, &mut random)).collect(),
             Task::Classification | Task::Imitation => {
@@ -105,8 +107,10 @@ impl Network<'_> {
                 scorer.gradients(&objective, &outputs, &outputs, &labels)?.outputs
             }
         };
-        let names = recorder.outputs().iter();
-        let given = names.zip(given).filter_map(|(name, slope)| Some((name.clone(), slope?)));
+        let given = recorder.outputs().iter().zip(given.into_iter().zip(&whole));
+        let given = given.filter_map(|(name, (slope, whole))| {
+            Some((name.clone(), filled_up(&slope?, whole.shape())))
+        });
         tape.backward(given)
     }
 }

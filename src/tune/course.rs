@@ -32,6 +32,14 @@ pub struct Course<'a> {
     pub recipe: Recipe,
 }
 
+/// What a training is after besides the loss on samples.
+pub struct Aim<'a> {
+    /// A term of the loss that depends on the parameters alone.
+    pub penalty: Box<Penalty<'a>>,
+    /// What the parameters become before they are scored.
+    pub judged: Box<dyn Fn(&[Parameter]) -> Result<Vec<Parameter>> + Send + Sync + 'a>,
+}
+
 /// A trained model.
 pub struct Trained {
     /// The model.
@@ -45,7 +53,7 @@ pub struct Trained {
 }
 
 impl Course<'_> {
-    /// Trains the weights of `model`; `penalty` makes the term of the loss for its parameters. Where
+    /// Trains the weights of `model`; `aim` is made for its parameters. Where
     /// `checkpoint` has a state of this training, the `index`-th of its run, it goes on from there.
     ///
     /// # Errors
@@ -53,7 +61,7 @@ impl Course<'_> {
     pub fn train<'p>(
         &self,
         model: &Model,
-        penalty: impl FnOnce(&[Parameter]) -> Result<Box<Penalty<'p>>>,
+        aim: impl FnOnce(&[Parameter]) -> Result<Aim<'p>>,
         mut checkpoint: Option<&mut Checkpoint>,
         index: usize,
         progress: &dyn Progress,
@@ -74,13 +82,14 @@ impl Course<'_> {
         if recipe.patience == 0 {
             recipe.epochs = 0.0;
         }
-        let mut penalty = penalty(&parameters)?;
+        let Aim { mut penalty, judged } = aim(&parameters)?;
         let mut last = None;
         let mut descent = Descent {
             slopes: &|parameters, samples, seed| student.slopes(parameters, samples, seed),
             regularize: &mut *penalty,
             score: &mut |parameters| {
-                let evaluator = Evaluator::new(&student.trained(parameters)?)?;
+                let judged = judged(parameters)?;
+                let evaluator = Evaluator::new(&student.trained(&judged)?)?;
                 Ok(score(&evaluator, self.checks, self.scorer)?.mean_loss())
             },
             keep: &mut |state| match &mut checkpoint {

@@ -19,10 +19,10 @@ mod trainable;
 
 pub use augment::Augmentation;
 pub use checkpoint::Checkpoint;
-pub use course::{Course, Trained};
+pub use course::{Aim, Course, Trained};
 pub use descent::{Descent, History, Penalty, Recipe, Slopes, State, descend};
 pub use optimizer::{Method, Optimizer, clip};
-pub use pressure::{Pressure, Spectrum, spectra};
+pub use pressure::{Pressure, Spectrum, spectra, truncated};
 pub use products::Products;
 pub use schedule::Schedule;
 pub use stable_rank::{StableRank, Value};

@@ -152,6 +152,31 @@ pub fn spectra(
     Ok(found)
 }
 
+/// The parameters with every weight cut to the ranks of its choice, by plain truncation: what training
+/// towards ranks is judged by.
+///
+/// # Errors
+/// When a decomposition fails.
+pub fn truncated(
+    layers: &[Layer],
+    choices: &[Option<Choice>],
+    parameters: &[Parameter],
+) -> Result<Vec<Parameter>> {
+    let mut cut = parameters.to_vec();
+    for (layer, choice) in layers.iter().zip(choices) {
+        let place = cut.iter().position(|p| p.name == layer.weight);
+        let (Some(place), Some(choice)) = (place, choice) else { continue };
+        for (_, rank, shape, places) in unfoldings(layer, *choice) {
+            let matrix = gather(&cut[place], shape, &places)?;
+            let matrix = StableRank::new(&matrix, rank, 2, None)?.truncated(&matrix);
+            for (&at, &value) in places.iter().zip(&matrix) {
+                cut[place].values[at as usize] = value as f32;
+            }
+        }
+    }
+    Ok(cut)
+}
+
 fn gather(parameter: &Parameter, shape: (usize, usize), places: &[u32]) -> Result<Matrix> {
     let elements = places.iter().map(|&at| f64::from(parameter.values[at as usize])).collect();
     Matrix::from_shape_vec(shape, elements).map_err(|e| Error::Training { reason: e.to_string() })

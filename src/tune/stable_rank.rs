@@ -54,6 +54,15 @@ impl StableRank {
         Ok(())
     }
 
+    /// The matrix projected on the leading kept vectors, as many as the rank: right after a refresh the
+    /// closest one of that rank, in the metric.
+    #[must_use]
+    pub fn truncated(&self, a: &Matrix) -> Matrix {
+        let rank = self.rank.min(self.basis.ncols());
+        let leading = self.basis.slice(ndarray::s![.., ..rank]).to_owned();
+        product(&leading, &product(&leading.t().to_owned(), a))
+    }
+
     /// Singular values along the kept vectors, descending right after a refresh.
     #[must_use]
     pub fn spectrum(&self, a: &Matrix) -> Vec<f64> {
@@ -141,6 +150,15 @@ mod tests {
         assert!((msr.at(&(&a * 7.0)).value - value).abs() < 1e-12);
         let low = random(6, 3, 6).dot(&random(3, 7, 7));
         assert!(StableRank::new(&low, 3, 2, None).unwrap().at(&low).value < 1e-12);
+    }
+
+    #[test]
+    fn truncation_loses_what_lies_beyond_the_rank() {
+        let a = random(6, 9, 11);
+        let msr = StableRank::new(&a, 2, 2, None).unwrap();
+        let lost = &a - &msr.truncated(&a);
+        let tail: f64 = msr.spectrum(&a)[2..].iter().map(|s| s * s).sum();
+        assert!((lost.iter().map(|v| v * v).sum::<f64>() - tail).abs() < 1e-10 * tail);
     }
 
     /// Descending the gradient leaves a matrix of the target rank.

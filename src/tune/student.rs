@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::{Augmentation, Parameter, Slopes};
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
-use crate::eval::{Evaluator, Obstacle, Prepared, Recorder};
+use crate::eval::{Evaluator, Obstacle, Prepared, Recorder, filled_up, part};
 use crate::graph;
 use crate::onnx::{Model, TensorProto};
 use crate::score::{Objective, Scorer};
@@ -150,12 +150,19 @@ impl<'a> Student<'a> {
             }
             let reference = self.original.run_all(&inputs)?;
             let labels = self.data.labels(samples)?.unwrap_or_default();
+            // A model of a fixed batch has rows left over, which no loss looks at.
+            let evaluator = self.recorder.evaluator();
+            let fixed = evaluator.batches().fixed;
+            let inputs = inputs.iter().map(|t| part(t, &(0..samples.len()), fixed)).collect();
             let tape = self.recorder.record_prepared(inputs, prepared)?;
-            let outputs = tape.outputs()?;
+            let whole = tape.outputs()?;
+            let outputs = evaluator.per_sample(whole.clone(), samples.len())?;
             let slopes = self.scorer.gradients(&self.objective, &outputs, &reference, &labels)?;
             loss += slopes.losses.iter().sum::<f64>();
-            let given = self.recorder.outputs().iter().zip(slopes.outputs);
-            let given = given.filter_map(|(name, slope)| Some((name.clone(), slope?)));
+            let given = self.recorder.outputs().iter().zip(slopes.outputs.into_iter().zip(&whole));
+            let given = given.filter_map(|(name, (slope, whole))| {
+                Some((name.clone(), filled_up(&slope?, whole.shape())))
+            });
             sums = tape.backward_onto(given, sums)?;
         }
         Ok((loss, sums))
