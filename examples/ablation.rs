@@ -15,13 +15,14 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 /// Name of a row and the options that make it.
-const ROWS: [(&str, &[&str]); 6] = [
+const ROWS: [(&str, &[&str]); 7] = [
     ("plain SVD", &["--statistics", "none", "--schemes", ONE_SCHEME, "--search", "start"]),
     ("whitened", &["--statistics", "whitened", "--schemes", ONE_SCHEME, "--search", "start"]),
     ("+ centred", &["--statistics", "centred", "--schemes", ONE_SCHEME, "--search", "start"]),
     ("+ sequential", &["--statistics", "sequential", "--schemes", ONE_SCHEME, "--search", "start"]),
     ("+ all schemes", &["--statistics", "sequential", "--search", "start"]),
-    ("+ beam", &["--statistics", "sequential", "--search", "beam"]),
+    ("+ metric of the loss", &["--statistics", "loss", "--search", "start"]),
+    ("+ beam", &["--statistics", "loss", "--search", "beam"]),
 ];
 
 /// One factorization for each kind of layer.

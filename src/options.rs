@@ -53,8 +53,8 @@ pub struct Options {
     pub train_time: Option<Duration>,
     /// How gradients become steps. Default: Muon.
     pub optimizer: OptimizerKind,
-    /// Highest learning rate. Default: 0.001.
-    pub learning_rate: f64,
+    /// Highest learning rate. Default: by what the factorization cost, up to 0.001.
+    pub learning_rate: Option<f64>,
     /// Weight decay of the products of neighbouring factors, per unit of their squared norm in the
     /// loss. Default: 0.0001.
     pub decay: f64,
@@ -110,7 +110,7 @@ impl Default for Options {
             epochs: None,
             train_time: None,
             optimizer: OptimizerKind::Muon,
-            learning_rate: 1e-3,
+            learning_rate: None,
             decay: 1e-4,
             train_batch: 64,
             distill: 0.5,

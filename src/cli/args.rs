@@ -268,10 +268,9 @@ struct TrainArgs {
     /// How gradients become steps: muon, adam, sgd
     #[arg(long, value_name = "METHOD", default_value_t)]
     optimizer: OptimizerKind,
-    /// Highest learning rate
-    #[arg(long, value_name = "RATE", default_value_t = Options::default().learning_rate,
-          value_parser = values::positive)]
-    lr: f64,
+    /// Highest learning rate [default: by what the factorization cost, up to 0.001]
+    #[arg(long, value_name = "RATE", value_parser = values::positive)]
+    lr: Option<f64>,
     /// Weight decay of the products of neighbouring factors
     #[arg(long, value_name = "WEIGHT", default_value_t = Options::default().decay,
           value_parser = values::not_negative)]

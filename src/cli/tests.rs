@@ -66,7 +66,7 @@ fn every_flag_arrives() {
         epochs: Some(2.5),
         train_time: Some(Duration::from_secs(900)),
         optimizer: OptimizerKind::Sgd,
-        learning_rate: 0.01,
+        learning_rate: Some(0.01),
         decay: 0.5,
         train_batch: 32,
         distill: 0.25,

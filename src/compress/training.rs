@@ -24,10 +24,20 @@ use crate::tune::{
 };
 
 /// Multiply-accumulates that training takes unless it is told how long it may go on.
-const MACS: f64 = 5e13;
+const MACS: f64 = 3e13;
 
 /// Bounds of the passes over the samples that come from it.
 const EPOCHS: (f64, f64) = (3.0, 30.0);
+
+/// The highest learning rate that training takes by itself.
+const RATE: f64 = 1e-3;
+
+/// Loss that a model has to lose before it is trained at that rate. At its peak, the noise of the steps
+/// costs about as much: less than that is gained by smaller steps alone.
+const LOSS_FOR_RATE: f64 = 0.25;
+
+/// The least share of the highest rate.
+const LEAST_RATE: f64 = 0.05;
 
 /// Share of the whole that goes to the dense model where that is trained.
 const DENSE_SHARE: f64 = 0.25;
@@ -45,6 +55,8 @@ pub(super) struct Trainer<'a> {
     scorer: Scorer,
     options: &'a Options,
     augmentation: Augmentation,
+    /// Loss of the original on the samples that states are judged on.
+    loss: f64,
     /// Multiply-accumulates of the original for one sample.
     macs: f64,
     checkpoint: Option<Checkpoint>,
@@ -70,7 +82,9 @@ impl<'a> Trainer<'a> {
         let checks = Samples::new(&parts.data, parts.search.clone(), &original)?;
         let scorer = search::scorer(&original, &checks, options.metric, true)?;
         let macs = result::macs(model, &find(model, &Filter::default())?, sample.to_vec())?;
+        let loss = scorer.reference_score()?.mean_loss();
         let mut trainer = Self {
+            loss,
             model,
             original,
             parts,
@@ -162,9 +176,16 @@ impl<'a> Trainer<'a> {
         Objective { labels: 1.0 - distill, distill, ..usual }
     }
 
+    /// The highest rate for a model whose loss is `start`: the more there is to win back, the larger
+    /// steps it can take.
+    fn rate(&self, start: f64) -> f64 {
+        let share = (start - self.loss) / LOSS_FOR_RATE;
+        self.options.learning_rate.unwrap_or(RATE * share.clamp(LEAST_RATE, 1.0))
+    }
+
     /// The recipe for `share` of the whole training, on a model of so many multiply-accumulates for
-    /// one sample.
-    fn recipe(&self, macs: f64, share: f64) -> Recipe {
+    /// one sample and of the loss `start`.
+    fn recipe(&self, macs: f64, share: f64, start: f64) -> Recipe {
         let options = self.options;
         // Backward is two more products for each one of the forward run.
         let pass = (3.0 * macs + self.macs).max(1.0) * self.samples.len().max(1) as f64;
@@ -176,7 +197,7 @@ impl<'a> Trainer<'a> {
         Recipe {
             epochs: epochs * share,
             batch: options.train_batch,
-            schedule: Schedule { peak: options.learning_rate, warm_up: 0.05, end: 0.01 },
+            schedule: Schedule { peak: self.rate(start), warm_up: 0.05, end: 0.01 },
             method: options.optimizer.method(),
             decay: 0.0,
             clip: 5.0,
@@ -214,6 +235,7 @@ impl<'a> Trainer<'a> {
         let history = &trained.history;
         let entry = TrainingStage {
             stage: name.to_owned(),
+            learning_rate: recipe.schedule.peak,
             epochs: history.samples as f64 / self.samples.len().max(1) as f64,
             steps: history.steps,
             seconds: clock.elapsed().as_secs_f64(),
@@ -240,7 +262,7 @@ impl<'a> Trainer<'a> {
         let trained = self.train(
             "msr",
             self.model,
-            self.recipe(self.macs, DENSE_SHARE),
+            self.recipe(self.macs, DENSE_SHARE, f64::INFINITY),
             |parameters| {
                 before = spectra(layers, choices, parameters)?;
                 let mut pressure = Pressure::new(
@@ -287,7 +309,8 @@ impl<'a> Trainer<'a> {
     ) -> Result<Model> {
         let macs = result::macs(model, &find(model, &Filter::default())?, sample.to_vec())?;
         let share = if self.options.msr > 0.0 { 1.0 - DENSE_SHARE } else { 1.0 };
-        let recipe = self.recipe(macs.map_or(self.macs, |m| m as f64), share);
+        let start = search::score(&Evaluator::new(model)?, &self.checks, &self.scorer)?.mean_loss();
+        let recipe = self.recipe(macs.map_or(self.macs, |m| m as f64), share, start);
         let decay = self.options.decay;
         let aim = |parameters: &[Parameter]| -> Result<Aim<'_>> {
             let products = Products::of(model, parameters)?;

@@ -152,6 +152,8 @@ pub struct TrainingStage {
     pub stage: String,
     pub epochs: f64,
     pub steps: usize,
+    /// The highest one.
+    pub learning_rate: f64,
     pub seconds: f64,
     /// Scores on the samples of the search: lower is better.
     pub score_before: f64,

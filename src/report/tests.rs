@@ -77,6 +77,7 @@ fn full() -> Report {
                 stage: "msr".into(),
                 epochs: 2.0,
                 steps: 125,
+                learning_rate: 1e-3,
                 seconds: 3.0,
                 score_before: 0.5,
                 score_after: 0.4,

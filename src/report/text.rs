@@ -165,10 +165,11 @@ fn effort(out: &mut String, report: &Report, style: Style) {
             };
             let _ = writeln!(
                 out,
-                "  {}: {:.1} epochs, {} steps in {:.0} s; loss on the search's samples {} -> {}{tails}",
+                "  {}: {:.1} epochs, {} steps at rates up to {:.1e} in {:.0} s; loss on the search's samples {} -> {}{tails}",
                 stage.stage,
                 stage.epochs,
                 count(stage.steps as u64),
+                stage.learning_rate,
                 stage.seconds,
                 figure(stage.score_before),
                 figure(stage.score_after)
