@@ -56,7 +56,7 @@ pub struct Options {
     /// Highest learning rate. Default: by what the factorization cost, up to 0.001.
     pub learning_rate: Option<f64>,
     /// Weight decay of the products of neighbouring factors, per unit of their squared norm in the
-    /// loss. Default: 0.0001.
+    /// loss. Default: 0.
     pub decay: f64,
     /// Samples per step of training, at least 1. Default: 64.
     pub train_batch: usize,
@@ -111,7 +111,7 @@ impl Default for Options {
             train_time: None,
             optimizer: OptimizerKind::Muon,
             learning_rate: None,
-            decay: 1e-4,
+            decay: 0.0,
             train_batch: 64,
             distill: 0.5,
             msr: 0.0,
