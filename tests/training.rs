@@ -80,7 +80,7 @@ fn the_modified_stable_rank_moves_energy_into_the_ranks() {
     let mut request = request(folder.path());
     request.options.ratio = Some(8.0);
     request.options.msr = 20.0;
-    request.options.epochs = Some(2.5);
+    request.options.epochs = Some(5.0);
     let stages = compress(&request, &Silent).unwrap().training.unwrap().stages;
     assert_eq!(stages.iter().map(|s| s.stage.as_str()).collect::<Vec<_>>(), ["msr", "tune"]);
     let (before, after) = (stages[0].tail_before.unwrap(), stages[0].tail_after.unwrap());

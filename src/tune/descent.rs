@@ -112,7 +112,7 @@ pub struct History {
 /// When a function of `descent` fails, the run is interrupted, numbers stay infinite at lower rates,
 /// or the state is of other parameters.
 pub fn descend(
-    parameters: &mut Vec<Parameter>,
+    parameters: &mut [Parameter],
     samples: &[usize],
     recipe: &Recipe,
     descent: &mut Descent<'_>,

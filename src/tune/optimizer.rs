@@ -225,7 +225,7 @@ mod tests {
                 values: vec![0.0; 28],
                 decays: true,
             }];
-            Optimizer::new(Method::MUON).step(&mut w, &[gradient.clone()], 1.0, 0.0);
+            Optimizer::new(Method::MUON).step(&mut w, std::slice::from_ref(&gradient), 1.0, 0.0);
             let g = nalgebra::DMatrix::from_row_slice(rows, columns, &gradient);
             let svd = g.svd(true, true);
             let polar = svd.u.unwrap() * svd.v_t.unwrap();
