@@ -240,6 +240,7 @@ const CASES: &[Case] = &[
     ("model.onnx . --ratio 2", 1, &["can't write"]),
     ("model.onnx out.onnx --ratio 2 --save-plan model.onnx", 1, &["overwrite", "model.onnx"]),
     ("model.onnx out.onnx --ratio 2 --save-plan out.onnx", 1, &["--save-plan", "output"]),
+    ("model.onnx out.onnx --ratio 2 --save-plan ./out.onnx", 1, &["--save-plan", "output"]),
     ("model.onnx out.onnx --ratio 2 --save-plan no/folder/p.json", 1, &["no/folder/p.json"]),
     ("apply model.onnx plan.json no/folder/out.onnx", 1, &["no/folder/out.onnx"]),
     ("truncated.onnx old.onnx --ratio 2", 1, &["truncated.onnx"]),

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::parts::Parts;
 use super::result::{self, Proof};
+use super::target::is_one_place;
 use super::training::Trainer;
 use super::{Request, check_output};
 use crate::error::{Error, Result};
@@ -48,12 +49,15 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
     let options = &request.options;
     let mut seconds = Seconds::default();
     check_output(&request.input, &request.output, request.force)?;
-    if let Some(plan) = &request.save_plan {
-        check_output(&request.input, plan, false)?;
-        if *plan == request.output {
+    let beside = [("--save-plan", &request.save_plan), ("--resume", &request.resume)];
+    let beside = beside.into_iter().filter_map(|(option, path)| Some((option, path.as_ref()?)));
+    for (option, path) in beside.clone() {
+        check_output(&request.input, path, false)?;
+        let others = beside.clone().filter(|(other, _)| *other != option).map(|(_, path)| path);
+        if others.chain([&request.output]).any(|other| is_one_place(path, other)) {
             return Err(Error::Option {
-                option: "--save-plan".to_owned(),
-                reason: "the plan would replace the output".to_owned(),
+                option: option.to_owned(),
+                reason: "it would replace the output or another file that is written".to_owned(),
             });
         }
     }

@@ -1,8 +1,8 @@
 //! The samples of a run, cut into parts that don't overlap.
 
 use std::collections::HashSet;
-use std::path::Path;
 
+use super::target::is_one_place;
 use super::{DataSource, Request};
 use crate::dataset::{Dataset, split};
 use crate::error::{Error, Result};
@@ -45,7 +45,7 @@ impl Parts {
         };
         let mut parts = divide(source, request.test.as_ref(), specs, &request.options)?;
         if let Some(train) = &request.train {
-            if request.test.as_ref().is_some_and(|test| is_same(&test.path, &train.path)) {
+            if request.test.as_ref().is_some_and(|test| is_one_place(&test.path, &train.path)) {
                 return Err(Error::Option {
                     option: "--train".to_owned(),
                     reason: "these are the samples of --test: the report would be on samples that \
@@ -53,7 +53,7 @@ impl Parts {
                         .to_owned(),
                 });
             }
-            parts.train = Some(if is_same(&train.path, &source.path) {
+            parts.train = Some(if is_one_place(&train.path, &source.path) {
                 let own = parts.report.2.as_str() != parts.report.0.name();
                 let report = if own { parts.report.1.as_slice() } else { &[] };
                 let held: HashSet<usize> = parts.search.iter().chain(report).copied().collect();
@@ -67,11 +67,6 @@ impl Parts {
         }
         Ok(Some(parts))
     }
-}
-
-fn is_same(a: &Path, b: &Path) -> bool {
-    let full = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    full(a) == full(b)
 }
 
 /// Opens the data and cuts it into disjoint parts.

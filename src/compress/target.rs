@@ -38,6 +38,15 @@ fn is_same(input: &Path, output: &Path, place: &Path, name: &OsStr) -> bool {
     fs::canonicalize(output).is_ok_and(|target| target == source) || place.join(name) == source
 }
 
+/// Whether two paths name one place, whether or not there is a file yet.
+pub(super) fn is_one_place(a: &Path, b: &Path) -> bool {
+    let place = |path: &Path| {
+        let named = || Some(fs::canonicalize(folder(path)).ok()?.join(path.file_name()?));
+        fs::canonicalize(path).ok().or_else(named).unwrap_or_else(|| path.to_owned())
+    };
+    place(a) == place(b)
+}
+
 fn folder(path: &Path) -> PathBuf {
     match path.parent() {
         Some(parent) if parent != Path::new("") => parent.to_owned(),
@@ -48,6 +57,15 @@ fn folder(path: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_place_has_many_names() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let new = dir.path().join("new");
+        assert!(is_one_place(&new, &dir.path().join(".").join("new")));
+        assert!(!is_one_place(&new, &dir.path().join("other")));
+        assert!(is_one_place(Path::new("x"), Path::new("./x")));
+    }
 
     #[test]
     fn the_input_is_safe() {
