@@ -146,6 +146,9 @@ pub fn descend(
     (0..step).for_each(|_| drop(order.next(batch)));
     let (mut sum, mut since) = (0.0, 0usize);
     let mut ended = samples.is_empty() || total == 0;
+    // Where time ends the training, checks are spread over time: steps say little then.
+    let slot = |spent: f64| (spent * recipe.checks as f64) as usize;
+    let mut checked = None;
     while !ended && state.idle < recipe.patience.max(1) {
         if progress.interrupted() {
             return Err(Error::Interrupted);
@@ -174,7 +177,9 @@ pub fn descend(
                 since += 1;
             }
         }
-        let due = ended || failed || step.is_multiple_of(interval);
+        let timely = recipe.time.is_some() && checked.is_some_and(|last| slot(spent) > last);
+        checked = checked.filter(|_| !timely).or_else(|| Some(slot(spent)));
+        let due = ended || failed || timely || step.is_multiple_of(interval);
         if !due {
             if step.is_multiple_of(8) {
                 let rate = state.share * recipe.schedule.rate(done);
@@ -353,6 +358,14 @@ mod tests {
         assert!((parameters[0].values[1] + 1.0).abs() < 1e-2, "{parameters:?}");
         assert_eq!(history.scores.len(), 1 + history.losses.len());
         assert!(history.best <= history.scores[1] && history.scores[0] > history.best);
+    }
+
+    /// A training that only time ends is scored on its way, however many steps it might have had.
+    #[test]
+    fn checks_are_spread_over_the_time() {
+        let time = Some(Duration::from_millis(300));
+        let (_, history) = run(&Recipe { epochs: 1e6, time, ..RECIPE }, 1);
+        assert!(history.scores.len() > 5, "{:?}", history.scores);
     }
 
     #[test]
