@@ -124,7 +124,7 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
             parts.calibration.clone(),
             &network.evaluator,
         )?)?;
-        weigh(&mut network, parts)?;
+        weigh(&mut network, parts, progress)?;
     }
     let compressed = network.compress(
         &found.choices,
@@ -230,7 +230,7 @@ fn choose(
         let count = parts.calibration.len().min(SEARCH_CALIBRATION);
         let indices = parts.calibration[..count].to_vec();
         network.calibrate(Samples::new(&parts.data, indices, &network.evaluator)?)?;
-        weigh(&mut network, parts)?;
+        weigh(&mut network, parts, progress)?;
     }
     seconds.calibrate = Some(clock.elapsed().as_secs_f64());
     let clock = Instant::now();
@@ -301,8 +301,8 @@ fn choose(
     Ok(Found { choices, effort, mode: options.search, samples: samples.len() })
 }
 
-/// Gives the layers the metrics of their outputs, where these are asked for.
-fn weigh(network: &mut Network<'_>, parts: &Parts) -> Result<()> {
+/// Gives the layers the metrics of their outputs, where these are asked for and can be had.
+fn weigh(network: &mut Network<'_>, parts: &Parts, progress: &dyn Progress) -> Result<()> {
     if network.options.statistics < Statistics::Loss {
         return Ok(());
     }
@@ -310,7 +310,14 @@ fn weigh(network: &mut Network<'_>, parts: &Parts) -> Result<()> {
     let indices = parts.calibration[..count].to_vec();
     let samples = Samples::new(&parts.data, indices, &network.evaluator)?;
     let scorer = network.scorer(&samples, None, false)?;
-    network.weigh(&samples, &scorer)
+    match network.weigh(&samples, &scorer) {
+        // Only training needs gradients: factors can do without.
+        Err(error @ (Error::Node { .. } | Error::DataMismatch { .. })) => {
+            progress.warn(&format!("no gradients ({error}): errors in all directions count alike"));
+            Ok(())
+        }
+        other => other,
+    }
 }
 
 /// What the compressible layers may cost together.

@@ -54,7 +54,7 @@ impl Parts {
                 });
             }
             parts.train = Some(if is_one_place(&train.path, &source.path) {
-                let own = parts.report.2.as_str() != parts.report.0.name();
+                let own = request.test.is_none();
                 let report = if own { parts.report.1.as_slice() } else { &[] };
                 let held: HashSet<usize> = parts.search.iter().chain(report).copied().collect();
                 let rest = (0..parts.data.len()).filter(|i| !held.contains(i)).collect();

@@ -7,6 +7,7 @@ use prost::Message;
 use super::Request;
 use super::parts::Parts;
 use super::result;
+use crate::dataset::Dataset;
 use crate::error::{Error, Result};
 use crate::eval::{Evaluator, Obstacle};
 use crate::factorize::Choice;
@@ -50,6 +51,7 @@ pub(super) struct Trainer<'a> {
     model: &'a Model,
     original: Evaluator,
     parts: &'a Parts,
+    data: &'a Dataset,
     samples: &'a [usize],
     checks: Samples,
     scorer: Scorer,
@@ -77,7 +79,7 @@ impl<'a> Trainer<'a> {
         request: &'a Request,
     ) -> Result<Option<Self>> {
         let options = &request.options;
-        let Some((_, samples)) = &parts.train else { return Ok(None) };
+        let Some((data, samples)) = &parts.train else { return Ok(None) };
         let original = Evaluator::new(model)?;
         let checks = Samples::new(&parts.data, parts.search.clone(), &original)?;
         let scorer = search::scorer(&original, &checks, options.metric, true)?;
@@ -88,6 +90,7 @@ impl<'a> Trainer<'a> {
             model,
             original,
             parts,
+            data,
             samples,
             checks,
             scorer,
@@ -118,11 +121,10 @@ impl<'a> Trainer<'a> {
         let mut options = self.options.clone();
         options.threads = None;
         mix(format!("{options:?}").as_bytes());
-        if let Some((data, samples)) = &self.parts.train {
-            mix(format!("{} {} {samples:?}", data.name(), data.len()).as_bytes());
-            let first: Vec<usize> = samples.iter().copied().take(8).collect();
-            mix(format!("{:?}", data.batch(&first)?).as_bytes());
-        }
+        let (data, samples) = (self.data, self.samples);
+        mix(format!("{} {} {samples:?}", data.name(), data.len()).as_bytes());
+        let first: Vec<usize> = samples.iter().copied().take(8).collect();
+        mix(format!("{:?}", data.batch(&first)?).as_bytes());
         mix(format!("{:?} {:?}", self.parts.calibration, self.parts.search).as_bytes());
         Ok(format!("{} {hash:016x}", env!("CARGO_PKG_VERSION")))
     }
@@ -171,8 +173,7 @@ impl<'a> Trainer<'a> {
         if usual.labels == 0.0 {
             return usual;
         }
-        let has_labels = self.parts.train.as_ref().is_some_and(|(data, _)| data.has_labels());
-        let distill = if has_labels { self.options.distill } else { 1.0 };
+        let distill = if self.data.has_labels() { self.options.distill } else { 1.0 };
         Objective { labels: 1.0 - distill, distill, ..usual }
     }
 
@@ -218,10 +219,9 @@ impl<'a> Trainer<'a> {
         progress: &dyn Progress,
     ) -> Result<Trained> {
         let clock = Instant::now();
-        let Some((data, _)) = &self.parts.train else { unreachable!("a trainer has samples") };
         let course = Course {
             original: &self.original,
-            data,
+            data: self.data,
             samples: self.samples,
             checks: &self.checks,
             scorer: &self.scorer,
@@ -335,7 +335,7 @@ impl<'a> Trainer<'a> {
             .collect();
         obstacles.dedup();
         Training {
-            source: self.parts.train.as_ref().map(|(data, _)| data.name()).unwrap_or_default(),
+            source: self.data.name(),
             samples: self.samples.len(),
             augmentation: images.join(", "),
             stages: stages.into_iter().map(|stage| stage.entry).collect(),
