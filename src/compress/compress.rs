@@ -28,11 +28,15 @@ use crate::validate::{concrete_shapes, random_inputs};
 /// Ridge of the fits, as a share of the mean variance of a layer's inputs.
 const RIDGE: f64 = 1e-3;
 
-/// Samples whose statistics candidates are refitted on during the search; the final fit takes all.
+/// Multiply-accumulates that a refit of the whole network may take during the search: larger models
+/// are refitted on fewer samples there, and the final fit takes all.
+const SEARCH_MACS: u64 = 300_000_000_000;
+
+/// Samples that candidates are refitted on at least.
 const SEARCH_CALIBRATION: usize = 256;
 
-/// Rows per input of a layer that its moments are taken over, in the search and in the final fit.
-const ROWS: (usize, usize) = (12, 48);
+/// Rows per input of a layer that its moments are taken over.
+const ROWS: usize = 48;
 
 /// Samples whose gradients weigh the layers' outputs.
 const WEIGHED: usize = 512;
@@ -83,23 +87,23 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
         option: "--ratio".to_owned(),
         reason: "say how many times smaller the model is to be".to_owned(),
     })?;
-    let knobs = |rows: usize| NetworkOptions {
+    let knobs = NetworkOptions {
         statistics: if parts.is_some() { options.statistics } else { Statistics::None },
         ridge: RIDGE,
-        rows_per_input: rows,
+        rows_per_input: ROWS,
         seed: options.seed,
     };
-    let mut found = choose(
-        &model,
-        &layers,
-        &sample,
-        parts.as_ref(),
-        ratio,
-        options,
-        &knobs(ROWS.0),
-        &mut seconds,
-        progress,
-    )?;
+    progress.phase("calibrate", None);
+    let clock = Instant::now();
+    let macs = result::macs(&model, &layers, sample.clone())?.unwrap_or(0).max(1);
+    let most = usize::try_from(SEARCH_MACS / macs).unwrap_or(usize::MAX).max(SEARCH_CALIBRATION);
+    let samples = parts.as_ref().map_or(0, |parts| parts.calibration.len());
+    let dense;
+    let mut network =
+        calibrated(&model, &layers, &sample, parts.as_ref(), samples.min(most), knobs, progress)?;
+    seconds.calibrate = Some(clock.elapsed().as_secs_f64());
+    let mut found =
+        choose(&network, &layers, &sample, parts.as_ref(), ratio, options, &mut seconds, progress)?;
 
     let mut trainer = match &parts {
         Some(parts) => Trainer::new(&model, parts, &sample, request)?,
@@ -107,31 +111,30 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
     };
     let mut stages = Vec::new();
     let clock = Instant::now();
-    let dense = match &mut trainer {
+    dense = match &mut trainer {
         Some(trainer) if options.msr > 0.0 => {
-            trainer.prepare(&layers, &found.choices, &mut stages, progress)?
+            Some(trainer.prepare(&layers, &found.choices, &mut stages, progress)?)
         }
-        _ => model.clone(),
+        _ => None,
     };
     let mut tuning = clock.elapsed().as_secs_f64();
 
     progress.phase("factorize", None);
     let clock = Instant::now();
-    let mut network = Network::new(&dense, &layers, sample.clone(), knobs(ROWS.1))?;
-    if let Some(parts) = &parts {
-        network.calibrate(Samples::new(
-            &parts.data,
-            parts.calibration.clone(),
-            &network.evaluator,
-        )?)?;
-        weigh(&mut network, parts, progress)?;
+    if dense.is_some() || samples > most {
+        let model = dense.as_ref().unwrap_or(&model);
+        network = calibrated(model, &layers, &sample, parts.as_ref(), samples, knobs, progress)?;
+        found.compressed = None;
     }
-    let compressed = network.compress(
-        &found.choices,
-        &network.dense(),
-        &mut Snapshots::new(0),
-        &mut found.effort,
-    )?;
+    let compressed = match found.compressed.take() {
+        Some(compressed) => compressed,
+        None => network.compress(
+            &found.choices,
+            &network.dense(),
+            &mut Snapshots::new(0),
+            &mut found.effort,
+        )?,
+    };
     let mut plan = Plan::new(&model, &network.layers, &compressed.factors)?;
     let (mut output, folded) = carry_out(&plan, &model)?;
     seconds.factorize = Some(clock.elapsed().as_secs_f64());
@@ -141,7 +144,8 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
     };
     if let Some(trainer) = &mut trainer {
         let clock = Instant::now();
-        let start = carry_out(&Plan::new(&dense, &network.layers, &compressed.factors)?, &dense)?.0;
+        let dense = dense.as_ref().unwrap_or(&model);
+        let start = carry_out(&Plan::new(dense, &network.layers, &compressed.factors)?, dense)?.0;
         let tuned = trainer.tune(&start, &sample, &mut stages, progress)?;
         plan.take_trained(&output, &tuned)?;
         output = tuned;
@@ -197,6 +201,8 @@ fn search_report(options: &Options, found: &Found, layers: usize) -> report::Sea
         evaluations: effort.evaluations,
         full_pass_equivalents: effort.layer_passes as f64 / per_pass,
         layer_passes: effort.layer_passes,
+        samples_run: effort.samples_run,
+        stopped: effort.stopped.to_owned(),
         predicted_vs_measured_rank_correlation: search::rank_correlation(&effort.predicted),
     }
 }
@@ -204,38 +210,47 @@ fn search_report(options: &Options, found: &Found, layers: usize) -> report::Sea
 /// What was chosen, and how.
 struct Found {
     choices: Vec<Option<crate::factorize::Choice>>,
+    /// The network of these choices, where the search has fitted it.
+    compressed: Option<Compressed>,
     effort: Effort,
     mode: SearchMode,
     /// Samples that candidates were scored on.
     samples: usize,
 }
 
+/// The network of a model with the statistics of so many calibration samples.
+fn calibrated<'a>(
+    model: &'a Model,
+    layers: &[Layer],
+    sample: &[Tensor],
+    parts: Option<&Parts>,
+    samples: usize,
+    knobs: NetworkOptions,
+    progress: &dyn Progress,
+) -> Result<Network<'a>> {
+    let mut network = Network::new(model, layers, sample.to_vec(), knobs)?;
+    if let Some(parts) = parts {
+        let indices = parts.calibration[..samples].to_vec();
+        network.calibrate(Samples::new(&parts.data, indices, &network.evaluator)?)?;
+        weigh(&mut network, parts, progress)?;
+    }
+    Ok(network)
+}
+
 /// Chooses scheme and ranks of every layer within the budget.
-#[allow(clippy::too_many_arguments)]
 fn choose(
-    model: &Model,
+    network: &Network<'_>,
     layers: &[Layer],
     sample: &[Tensor],
     parts: Option<&Parts>,
     ratio: f64,
     options: &Options,
-    knobs: &NetworkOptions,
     seconds: &mut Seconds,
     progress: &dyn Progress,
 ) -> Result<Found> {
     let clock = Instant::now();
-    progress.phase("calibrate", None);
-    let mut network = Network::new(model, layers, sample.to_vec(), *knobs)?;
-    if let Some(parts) = parts {
-        let count = parts.calibration.len().min(SEARCH_CALIBRATION);
-        let indices = parts.calibration[..count].to_vec();
-        network.calibrate(Samples::new(&parts.data, indices, &network.evaluator)?)?;
-        weigh(&mut network, parts, progress)?;
-    }
-    seconds.calibrate = Some(clock.elapsed().as_secs_f64());
-    let clock = Instant::now();
     let forms = network.layer_options(&options.schemes, options.rank_multiple, options.target)?;
-    let budget = budget(model, layers, sample, &forms, options.target, ratio)?;
+    let budget = budget(network.model, layers, sample, &forms, options.target, ratio)?;
     let Some(parts) = parts else {
         let losses = Prediction::new(vec![1.0; forms.len()]).losses(&forms);
         let found = search::start(&forms, &losses, budget).unwrap_or_default();
@@ -243,6 +258,7 @@ fn choose(
         let choices = Network::choices(&forms, &found);
         return Ok(Found {
             choices,
+            compressed: None,
             effort: Effort::default(),
             mode: SearchMode::Start,
             samples: 0,
@@ -253,7 +269,7 @@ fn choose(
     progress.phase("sensitivity", Some(forms.len() as u64));
     let imitation = network.scorer(&samples, None, false)?;
     let sensitivity = search::sensitivities(
-        &network,
+        network,
         &forms,
         budget,
         &samples,
@@ -272,18 +288,28 @@ fn choose(
     };
     let scorer: Scorer = network.scorer(&samples, options.metric, true)?;
     progress.phase("search", Some(options.evaluations() as u64).filter(|&n| n < 1 << 32));
+    let mut compressed = None;
     let allocation = match options.search {
         SearchMode::Start => first,
         SearchMode::Beam => {
-            let (best, spent) = search::beam(
-                &network, &forms, budget, first, prediction, &samples, &scorer, limits, progress,
+            let (best, fitted, spent) = search::beam(
+                network,
+                &forms,
+                budget,
+                first,
+                &prediction,
+                &samples,
+                &scorer,
+                limits,
+                progress,
             )?;
             effort.add(spent);
+            compressed = Some(fitted);
             best
         }
         SearchMode::Paper => {
             let (best, spent) = search::paper(
-                &network,
+                network,
                 &forms,
                 budget,
                 &prediction,
@@ -298,7 +324,7 @@ fn choose(
     };
     seconds.search = Some(clock.elapsed().as_secs_f64());
     let choices = Network::choices(&forms, &allocation);
-    Ok(Found { choices, effort, mode: options.search, samples: samples.len() })
+    Ok(Found { choices, compressed, effort, mode: options.search, samples: samples.len() })
 }
 
 /// Gives the layers the metrics of their outputs, where these are asked for and can be had.

@@ -104,6 +104,13 @@ impl Fit {
         self
     }
 
+    /// Bytes that its matrices take.
+    #[must_use]
+    pub fn byte_len(&self) -> usize {
+        let metric = self.metric.as_ref().map_or(0, |m| m.root.len() + m.inverse_root.len());
+        self.xx.byte_len() + size_of::<f64>() * (self.tx.len() + metric)
+    }
+
     /// The unrestricted optimum.
     ///
     /// # Errors

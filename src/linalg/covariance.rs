@@ -56,6 +56,14 @@ impl Covariance {
         }
     }
 
+    /// Bytes that it takes.
+    #[must_use]
+    pub fn byte_len(&self) -> usize {
+        match &self.form {
+            Form::Dense(m) | Form::Rows(m) => m.len() * size_of::<f64>(),
+        }
+    }
+
     /// Mean diagonal element, the ridge included.
     #[must_use]
     pub fn mean_variance(&self) -> f64 {

@@ -128,6 +128,10 @@ pub struct Search {
     pub evaluations: u64,
     pub full_pass_equivalents: f64,
     pub layer_passes: u64,
+    /// Samples that networks were scored on, once for every network.
+    pub samples_run: u64,
+    /// Why it ended, for a person to read.
+    pub stopped: String,
     pub predicted_vs_measured_rank_correlation: Option<f64>,
 }
 

@@ -67,6 +67,8 @@ fn full() -> Report {
             evaluations: 321,
             full_pass_equivalents: 120.5,
             layer_passes: 1_000_000,
+            samples_run: 50_000,
+            stopped: "no change gains".to_owned(),
             predicted_vs_measured_rank_correlation: Some(0.93),
         }),
         training: Some(Training {

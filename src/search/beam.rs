@@ -3,14 +3,18 @@
 use std::collections::HashSet;
 use std::time::Instant;
 
+use super::moves::{combinations, moves};
 use super::network::Network;
+use super::race::Difference;
 use super::samples::Samples;
-use super::sequential::{Compressed, Snapshots};
-use super::start::{fill, start};
+use super::sequential::Compressed;
+use super::snapshots::Snapshots;
+use super::start::start;
 use super::{Allocation, Budget, Effort, LayerOptions, Prediction};
 use crate::error::{Error, Result};
+use crate::factorize::Choice;
 use crate::progress::Progress;
-use crate::score::Scorer;
+use crate::score::{Score, Scorer};
 
 /// When a search ends.
 #[derive(Clone, Copy, Debug)]
@@ -38,17 +42,23 @@ impl Limits {
     }
 }
 
-/// Children of one allocation that are scored on a level.
-const CHILDREN: usize = 6;
+/// The steps of exchanges on a level, as shares of the budget.
+const STEPS: [f64; 3] = [0.08, 0.03, 0.01];
 
-/// Levels without improvement after which the search ends.
-const PATIENCE: usize = 3;
+/// Shares of the samples after which a network that is clearly worse is given up.
+const HEATS: [f64; 3] = [0.125, 0.25, 0.5];
 
-/// A scored allocation.
-#[derive(Clone)]
+/// Samples of the first heat, at least.
+const FEW: usize = 96;
+
+/// A network scored on all samples.
 struct Candidate {
     allocation: Allocation,
+    compressed: Compressed,
+    losses: Vec<f64>,
     loss: f64,
+    /// Whether a level has started from it.
+    expanded: bool,
 }
 
 /// What the levels of a search share.
@@ -58,20 +68,25 @@ struct Search<'a, 'm> {
     budget: Budget,
     samples: &'a Samples,
     scorer: &'a Scorer,
-    prediction: Prediction,
+    prediction: &'a Prediction,
     seen: HashSet<Allocation>,
+    /// The network whose states the snapshots are.
     base: Compressed,
     calibration_snapshots: Snapshots,
     search_snapshots: Snapshots,
     effort: Effort,
     limits: Limits,
+    progress: &'a dyn Progress,
 }
 
-/// Improves on the budgeted start. Returns the best allocation and what was done.
+/// Improves on the budgeted start. Returns the best allocation with its network, fitted to the
+/// network's calibration samples, and what was done.
 ///
-/// A level scores the children of each surviving allocation: what the prediction, which learns from
-/// every score, now holds best; and exchanges, in which one layer gives up budget that others gain.
-/// The steps of exchanges shrink when a level brings nothing.
+/// A level starts from an allocation of the beam. Layer errors are taken anew on the inputs that its
+/// network has, where they hold what earlier layers do to later ones; the allocation that is best by
+/// them, and exchanges of a few layers' budget on the way there, are refitted and scored. Scores are
+/// compared sample by sample, on growing parts of them: what is clearly worse is given up early, and
+/// only what is better beyond chance takes the best one's place.
 ///
 /// # Errors
 /// When a network can't be run, or the run is interrupted.
@@ -80,12 +95,12 @@ pub fn beam(
     options: &[LayerOptions],
     budget: Budget,
     first: Allocation,
-    prediction: Prediction,
+    prediction: &Prediction,
     samples: &Samples,
     scorer: &Scorer,
     limits: Limits,
     progress: &dyn Progress,
-) -> Result<(Allocation, Effort)> {
+) -> Result<(Allocation, Compressed, Effort)> {
     let mut search = Search {
         network,
         options,
@@ -99,42 +114,31 @@ pub fn beam(
         search_snapshots: Snapshots::new(limits.snapshot_bytes),
         effort: Effort::default(),
         limits,
+        progress,
     };
-    let mut best = search.measure(first, progress)?;
-    let mut beam = vec![best.clone()];
-    let mut step = 0.08;
-    let mut idle = 0;
-    let stopped = loop {
+    let predicted = prediction.loss(options, &first);
+    let first = search.measure(first, None, predicted)?;
+    let mut beam: Vec<Candidate> = first.into_iter().collect();
+    search.effort.stopped = loop {
         if let Some(reason) = search.exhausted() {
             break reason;
         }
-        search.rebase(&best.allocation)?;
-        let mut level = beam.clone();
-        for parent in &beam {
-            for child in search.children(&parent.allocation, step) {
-                if search.exhausted().is_some() {
-                    break;
-                }
-                level.push(search.measure(child, progress)?);
-            }
+        let Some(at) = beam.iter().position(|c| !c.expanded) else { break "no change gains" };
+        beam[at].expanded = true;
+        let found = search.level(&beam[at], &beam[0])?;
+        for candidate in found {
+            // The first place is for what is better beyond its noise, the others go by the mean.
+            let better = Difference::of(&candidate.losses, &beam[0].losses).is_better();
+            let behind = beam[1..].iter().position(|c| candidate.loss < c.loss);
+            let place = if better { 0 } else { behind.map_or(beam.len(), |at| at + 1) };
+            beam.insert(place, candidate);
         }
-        level.sort_by(|a, b| a.loss.total_cmp(&b.loss));
-        level.dedup_by(|a, b| a.allocation == b.allocation);
-        level.truncate(limits.beam.max(1));
-        beam = level;
-        if beam[0].loss < best.loss {
-            best = beam[0].clone();
-            idle = 0;
-        } else {
-            idle += 1;
-            step *= 0.6;
-            if idle >= PATIENCE {
-                break "no level improved";
-            }
-        }
+        beam.truncate(limits.beam.max(1));
+        log::debug!(target: "search", "best loss {:.5} after {} evaluations", beam[0].loss,
+            search.effort.evaluations);
     };
-    search.effort.stopped = stopped;
-    Ok((best.allocation, search.effort))
+    let best = beam.swap_remove(0);
+    Ok((best.allocation, best.compressed, search.effort))
 }
 
 impl Search<'_, '_> {
@@ -142,129 +146,126 @@ impl Search<'_, '_> {
         self.limits.exceeded(self.effort.evaluations)
     }
 
-    /// Makes an allocation the one whose prefix states are kept.
-    fn rebase(&mut self, allocation: &Allocation) -> Result<()> {
-        let choices = Network::choices(self.options, allocation);
-        let first = (0..choices.len()).find(|&l| choices[l] != self.base.choices[l]);
-        if let Some(first) = first {
-            self.base = self.network.compress(
-                &choices,
-                &self.base,
-                &mut self.calibration_snapshots,
-                &mut self.effort,
-            )?;
-            self.calibration_snapshots.forget(first);
-            self.search_snapshots.forget(first);
-        }
-        Ok(())
-    }
-
-    fn measure(&mut self, allocation: Allocation, progress: &dyn Progress) -> Result<Candidate> {
-        if progress.interrupted() {
-            return Err(Error::Interrupted);
-        }
+    /// The network for an allocation, refitted throughout, scored on all samples; nothing where it is
+    /// clearly worse than `best` on fewer of them. `predicted` is its loss, up to a constant.
+    fn measure(
+        &mut self,
+        allocation: Allocation,
+        best: Option<&Candidate>,
+        predicted: f64,
+    ) -> Result<Option<Candidate>> {
         self.seen.insert(allocation.clone());
-        let predicted = self.prediction.loss(self.options, &allocation);
         let choices = Network::choices(self.options, &allocation);
-        let first = (0..choices.len()).find(|&l| choices[l] != self.base.choices[l]);
-        let (network, effort) = (self.network, &mut self.effort);
-        let compressed =
-            network.compress(&choices, &self.base, &mut self.calibration_snapshots, effort)?;
-        let score = network.score(
-            &compressed,
-            self.samples,
-            self.scorer,
-            first.unwrap_or(0),
-            &mut self.search_snapshots,
-            effort,
+        let first = differing(&choices, &self.base);
+        let compressed = self.network.compress(
+            &choices,
+            &self.base,
+            &mut self.calibration_snapshots,
+            &mut self.effort,
         )?;
-        let loss = score.mean_loss();
-        self.effort.predicted.push((predicted, loss));
-        self.prediction.learn(self.options, &allocation, loss);
-        let note = format!("loss {loss:.4}");
-        log::debug!(target: "search", "{}: loss {loss:.5}, metric {:.3}, predicted {predicted:.4}",
-            self.effort.evaluations, score.metric());
-        progress.step(self.effort.evaluations, &note);
-        Ok(Candidate { allocation, loss })
-    }
-
-    /// Unseen allocations near `parent`, most promising first.
-    fn children(&self, parent: &Allocation, step: f64) -> Vec<Allocation> {
-        let losses = self.prediction.losses(self.options);
-        let predicted = |a: &Allocation| -> f64 { a.iter().zip(&losses).map(|(&o, l)| l[o]).sum() };
-        let mut children: Vec<(f64, Allocation)> = Vec::new();
-        if let Some(best) = start(self.options, &losses, self.budget) {
-            children.push((f64::NEG_INFINITY, best));
-        }
-        let amount = step * self.budget.limit as f64;
-        for size in [amount, amount / 3.0] {
-            for giver in 0..parent.len() {
-                for taker in 0..parent.len() {
-                    if let Some(child) = self.exchange(parent, giver, taker, size as u64, &losses) {
-                        children.push((predicted(&child), child));
-                    }
+        self.effort.evaluations += 1;
+        let mut score = Score::default();
+        let mut done = 0;
+        let mut worse = false;
+        let all = self.samples.runs();
+        let heats = HEATS.map(|share| self.share(share));
+        for end in heats.into_iter().chain([all]) {
+            if self.progress.interrupted() {
+                return Err(Error::Interrupted);
+            }
+            if end <= done || (best.is_none() && end < all) {
+                continue;
+            }
+            let (snapshots, effort) = (&mut self.search_snapshots, &mut self.effort);
+            let (network, scorer) = (self.network, self.scorer);
+            let runs = done..end;
+            score.extend(network.score(
+                &compressed,
+                self.samples,
+                runs,
+                scorer,
+                first,
+                snapshots,
+                effort,
+            )?);
+            done = end;
+            if let Some(best) = best {
+                worse = Difference::of(&score.losses, &best.losses).is_worse();
+                if worse {
+                    break;
                 }
             }
         }
-        children.sort_by(|a, b| a.0.total_cmp(&b.0).then_with(|| a.1.cmp(&b.1)));
-        let mut out: Vec<Allocation> = Vec::new();
-        // No layer gives or takes in more than a few children: diverse beats slightly better.
-        let mut uses = vec![0usize; parent.len()];
-        for (_, child) in children {
-            let moved: Vec<usize> = (0..child.len()).filter(|&l| child[l] != parent[l]).collect();
-            let worn = moved.len() <= 3 && moved.iter().any(|&l| uses[l] >= 3);
-            if self.seen.contains(&child) || out.contains(&child) || worn || moved.is_empty() {
-                continue;
-            }
-            moved.iter().for_each(|&l| uses[l] += 1);
-            out.push(child);
-            if out.len() == CHILDREN {
-                break;
-            }
+        let loss = score.mean_loss();
+        if let Some(best) = best {
+            let difference = Difference::of(&score.losses, &best.losses);
+            self.effort.predicted.push((predicted, best.loss + difference.mean));
+            log::debug!(target: "search", "{}: loss {loss:.5} on {} samples, {:+.5} +- {:.5} to the \
+                 best, predicted {predicted:.5}", self.effort.evaluations, score.len(),
+                difference.mean, difference.error);
+        } else {
+            log::debug!(target: "search", "{}: loss {loss:.5}, metric {:.3}",
+                self.effort.evaluations, score.metric());
         }
-        out
+        self.progress.step(self.effort.evaluations, &format!("loss {loss:.4}"));
+        let candidate =
+            Candidate { allocation, compressed, losses: score.losses, loss, expanded: false };
+        Ok((!worse).then_some(candidate))
     }
 
-    /// `giver` gives up about `amount`, `taker` gets it, others what is left; a layer that gives to
-    /// itself changes its scheme.
-    fn exchange(
-        &self,
-        parent: &Allocation,
-        giver: usize,
-        taker: usize,
-        amount: u64,
-        losses: &[Vec<f64>],
-    ) -> Option<Allocation> {
-        let cost = |l: usize, o: usize| self.budget.resource.of(&self.options[l].options[o].cost);
-        let mut child = parent.clone();
-        let now = cost(giver, parent[giver]);
-        if giver == taker {
-            // The best form of another scheme for no more than now.
-            let scheme = |o: usize| self.options[giver].options[o].choice.map(|c| c.scheme);
-            let options = 0..self.options[giver].options.len();
-            child[giver] = options
-                .filter(|&o| scheme(o) != scheme(parent[giver]) && cost(giver, o) <= now)
-                .min_by(|&a, &b| losses[giver][a].total_cmp(&losses[giver][b]))?;
-        } else {
-            let most = now.checked_sub(amount)?;
-            let best = |l: usize, most: u64| {
-                let options = 0..self.options[l].options.len();
-                options
-                    .filter(|&o| cost(l, o) <= most)
-                    .min_by(|&a, &b| losses[l][a].total_cmp(&losses[l][b]))
-            };
-            child[giver] = best(giver, most)?;
-            let left = self.budget.limit.checked_sub(self.budget.cost(self.options, &child))?;
-            child[taker] = best(taker, cost(taker, parent[taker]) + left)?;
-            if child[taker] == parent[taker] {
-                return None;
-            }
-        }
-        if self.budget.cost(self.options, &child) > self.budget.limit {
-            return None;
-        }
-        let fixed: Vec<usize> = [giver, taker].to_vec();
-        fill(self.options, losses, self.budget, &mut child, Some(&fixed));
-        (child != *parent).then_some(child)
+    /// Makes a candidate the one whose prefix states are kept.
+    fn rebase(&mut self, parent: &Candidate) {
+        let first = differing(&parent.compressed.choices, &self.base);
+        self.calibration_snapshots.forget(first);
+        self.search_snapshots.forget(first);
+        self.base = parent.compressed.clone();
     }
+
+    /// The networks near `parent` that are not clearly worse than `best`.
+    fn level(&mut self, parent: &Candidate, best: &Candidate) -> Result<Vec<Candidate>> {
+        self.rebase(parent);
+        let options = self.network.revised(self.options, &parent.compressed)?;
+        let losses = self.prediction.losses(&options);
+        let here = self.prediction.loss(&options, &parent.allocation);
+        let mut children: Vec<(Allocation, f64)> = Vec::new();
+        if let Some(jump) = start(&options, &losses, self.budget) {
+            let change = self.prediction.loss(&options, &jump) - here;
+            children.push((jump, change));
+        }
+        for step in STEPS {
+            let amount = ((step * self.budget.limit as f64) as u64).max(1);
+            let found = moves(&options, &losses, self.budget, &parent.allocation, amount);
+            children.extend(combinations(
+                &options,
+                &losses,
+                self.budget,
+                &parent.allocation,
+                &found,
+            ));
+        }
+        children.sort_by(|a, b| a.1.total_cmp(&b.1).then_with(|| a.0.cmp(&b.0)));
+        let mut measured = Vec::new();
+        for (child, change) in children {
+            if self.exhausted().is_some() {
+                break;
+            }
+            if child == parent.allocation || self.seen.contains(&child) {
+                continue;
+            }
+            measured.extend(self.measure(child, Some(best), parent.loss + change)?);
+        }
+        Ok(measured)
+    }
+
+    /// The first runs that hold a share of the samples, but not too few of them.
+    fn share(&self, share: f64) -> usize {
+        let samples = ((self.samples.len() as f64 * share) as usize).max(FEW);
+        let size = self.samples.len().div_ceil(self.samples.runs().max(1)).max(1);
+        samples.div_ceil(size).min(self.samples.runs())
+    }
+}
+
+/// The first layer in which choices differ from a network's.
+fn differing(choices: &[Option<Choice>], network: &Compressed) -> usize {
+    (0..choices.len()).find(|&l| choices[l] != network.choices[l]).unwrap_or(choices.len())
 }

@@ -9,14 +9,18 @@
 
 mod beam;
 mod gradients;
+mod moves;
 mod network;
 mod options;
 mod paper;
 mod plan;
 mod predict;
+mod race;
 mod samples;
+mod scoring;
 mod sensitivity;
 mod sequential;
+mod snapshots;
 mod start;
 
 pub use beam::{Limits, beam};
@@ -27,7 +31,8 @@ pub use plan::{Plan, PlanConstant, PlanLayer};
 pub use predict::{Prediction, rank_correlation};
 pub use samples::Samples;
 pub use sensitivity::sensitivities;
-pub use sequential::{Compressed, Snapshots};
+pub use sequential::Compressed;
+pub use snapshots::Snapshots;
 pub use start::{Budget, Resource, start};
 
 /// For every compressible layer which of its options it takes; option 0 is dense.
@@ -40,6 +45,8 @@ pub struct Effort {
     pub evaluations: u64,
     /// Layers run on one sample each, statistics included.
     pub layer_passes: u64,
+    /// Samples that networks were scored on, each counted once for every network.
+    pub samples_run: u64,
     /// Predicted and measured losses of the networks scored.
     pub predicted: Vec<(f64, f64)>,
     /// Why the search ended.
@@ -51,6 +58,7 @@ impl Effort {
     pub fn add(&mut self, other: Self) {
         self.evaluations += other.evaluations;
         self.layer_passes += other.layer_passes;
+        self.samples_run += other.samples_run;
         self.predicted.extend(other.predicted);
         self.stopped = other.stopped;
     }

@@ -1,5 +1,7 @@
 //! What a layer can become, and what that costs.
 
+use std::collections::HashMap;
+
 use crate::error::Result;
 use crate::factorize::{Choice, Factors, Fit, Scheme, curves, replace};
 use crate::graph::NameAllocator;
@@ -27,6 +29,8 @@ pub struct LayerOptions {
     pub options: Vec<LayerOption>,
     /// What the layer costs in the model as it is.
     pub stored: Cost,
+    /// Variance of the layer's output that errors are shares of.
+    pub energy: f64,
 }
 
 impl LayerOptions {
@@ -47,7 +51,7 @@ impl LayerOptions {
         let stored = stored(layer, at);
         let Some(map) = &layer.map else {
             let dense = LayerOption { choice: None, cost: stored, error: 0.0 };
-            return Ok(Self { options: vec![dense], stored });
+            return Ok(Self { options: vec![dense], stored, energy: 0.0 });
         };
         let energy: f64 = fits.iter().map(|fit| fit.energy).sum();
         let mut options = vec![dense(layer, node, map, stored)?];
@@ -72,7 +76,36 @@ impl LayerOptions {
                 options.push(LayerOption { choice: Some(choice), cost, error });
             }
         }
-        Ok(Self { options, stored })
+        Ok(Self { options, stored, energy })
+    }
+
+    /// Gives the forms the errors that they have under other fits of the layer's groups.
+    ///
+    /// # Errors
+    /// When a decomposition fails.
+    pub fn revise(&mut self, map: &LinearMap, fits: &[Fit]) -> Result<()> {
+        let mut schemes: Vec<Scheme> = Vec::new();
+        for choice in self.options.iter().filter_map(|o| o.choice) {
+            if !schemes.contains(&choice.scheme) {
+                schemes.push(choice.scheme);
+            }
+        }
+        let mut errors: HashMap<Choice, f64> = HashMap::new();
+        for curve in curves(map, fits, &schemes)? {
+            errors.extend(curve.choices(map)?);
+        }
+        let energy = self.energy;
+        // What no map of these inputs explains is no choice's fault.
+        let mut least = 0.0;
+        for fit in fits {
+            least += fit.error(&fit.dense()?).max(0.0);
+        }
+        for option in &mut self.options {
+            if let Some(error) = option.choice.and_then(|choice| errors.get(&choice)) {
+                option.error = ((error - least) / energy.max(f64::MIN_POSITIVE)).clamp(0.0, 1.0);
+            }
+        }
+        Ok(())
     }
 
     /// Keeps the forms that no other one beats in both error and `cost`.

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use super::beam::Limits;
 use super::network::Network;
 use super::samples::Samples;
-use super::sequential::Snapshots;
+use super::snapshots::Snapshots;
 use super::{Allocation, Budget, Effort, LayerOptions, Prediction};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
@@ -59,7 +59,10 @@ pub fn paper(
             }
             let choices = Network::choices(options, &child);
             let compressed = network.compress(&choices, &dense, &mut calibration, &mut effort)?;
-            let score = network.score(&compressed, samples, scorer, 0, &mut search, &mut effort)?;
+            let all = 0..samples.runs();
+            let score =
+                network.score(&compressed, samples, all, scorer, 0, &mut search, &mut effort)?;
+            effort.evaluations += 1;
             progress.step(effort.evaluations, &format!("loss {:.4}", score.mean_loss()));
             scored.push((score.mean_loss(), child));
         }

@@ -2,7 +2,7 @@
 
 use super::network::Network;
 use super::samples::Samples;
-use super::sequential::Snapshots;
+use super::snapshots::Snapshots;
 use super::{Budget, Effort, LayerOptions};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
@@ -11,6 +11,9 @@ use crate::score::Scorer;
 /// A layer that does not matter at all still costs this share of the mean sensitivity, so that its
 /// error is not ignored.
 const FLOOR: f64 = 0.05;
+
+/// Samples that a layer is tried on: what one layer alone does is far above chance.
+const SAMPLES: usize = 256;
 
 /// The sensitivity of every layer: the loss that `scorer` gives the network with that layer alone
 /// at about the budget's ratio, per unit of the layer's relative error. `scorer` is to compare with
@@ -31,6 +34,8 @@ pub fn sensitivities(
     let full = budget.cost(options, &vec![0; options.len()]).max(1);
     let share = budget.limit as f64 / full as f64;
     let mut snapshots = Snapshots::new(snapshot_bytes);
+    let size = samples.len().div_ceil(samples.runs().max(1)).max(1);
+    let runs = SAMPLES.div_ceil(size).min(samples.runs());
     let mut measured = Vec::with_capacity(options.len());
     for (l, layer) in options.iter().enumerate() {
         if progress.interrupted() {
@@ -49,7 +54,8 @@ pub fn sensitivities(
             continue;
         };
         let alone = network.alone(l, choice)?;
-        let score = network.score(&alone, samples, scorer, l, &mut snapshots, effort)?;
+        let score = network.score(&alone, samples, 0..runs, scorer, l, &mut snapshots, effort)?;
+        effort.evaluations += 1;
         measured.push(Some(score.mean_loss().max(0.0) / probe.error));
         log::debug!(target: "search", "{} alone: {:?}, error {:.4}, loss {:.5}",
             network.layers[l].name, choice, probe.error, score.mean_loss());

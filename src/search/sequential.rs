@@ -1,9 +1,12 @@
-//! The compressed network for an allocation, refitted layer by layer, and its true loss.
+//! The compressed network for an allocation, refitted layer by layer.
+
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::network::{Network, Statistics, by_name, gather, lanes};
+use super::network::{Network, Statistics, by_name, lanes};
 use super::samples::Samples;
+use super::snapshots::Snapshots;
 use super::{Allocation, Effort, LayerOptions};
 use crate::error::{Error, Result};
 use crate::eval::moments::{Moments, Sums};
@@ -11,10 +14,12 @@ use crate::eval::{Evaluator, State};
 use crate::factorize::{Choice, Factors, Fit, curves, replace};
 use crate::graph::NameAllocator;
 use crate::layer::Rows;
-use crate::score::{Score, Scorer};
 
 /// Bytes that the states of all calibration runs may take together.
 const LIVE_BYTES: usize = 512 << 20;
+
+/// Bytes of fits that a compressed network holds.
+const FIT_BYTES: usize = 192 << 20;
 
 /// A compressed network.
 #[derive(Clone)]
@@ -23,57 +28,18 @@ pub struct Compressed {
     pub choices: Vec<Option<Choice>>,
     /// New weights of every layer; `None` where the original's stay.
     pub factors: Vec<Option<Factors>>,
+    /// What the layers were fitted to, where they were and as far as memory goes.
+    fits: Vec<Option<Arc<Vec<Fit>>>>,
     /// Runs it.
     pub evaluator: Evaluator,
 }
 
-/// States of all runs of a set of samples before some of the layers, so that a network that differs
-/// only from there on need not run what comes earlier.
-#[derive(Default)]
-pub struct Snapshots {
-    /// By layer, ascending.
-    at: Vec<(usize, Vec<State>)>,
-    bytes: usize,
-    limit: usize,
-}
-
-impl Snapshots {
-    /// None yet; at most `limit` bytes of tensors are held.
-    #[must_use]
-    pub fn new(limit: usize) -> Self {
-        Self { at: Vec::new(), bytes: 0, limit }
+impl Compressed {
+    /// Bytes of the fits held for the layers before `first`.
+    fn fit_bytes(&self, first: usize) -> usize {
+        let fits = self.fits[..first].iter().flatten().flat_map(|fits| fits.iter());
+        fits.map(Fit::byte_len).sum()
     }
-
-    /// Forgets everything from `layer` on: the network has changed there.
-    pub fn forget(&mut self, layer: usize) {
-        self.at.retain(|(l, _)| *l <= layer);
-        self.bytes = self.at.iter().map(|(_, states)| size(states)).sum();
-    }
-
-    /// The states furthest on, not past `layer`.
-    fn before(&self, layer: usize) -> Option<Vec<State>> {
-        self.at.iter().rev().find(|(l, _)| *l <= layer).map(|(_, states)| states.clone())
-    }
-
-    /// Bytes that states before `layer` may take; none where some are held already.
-    fn room(&self, layer: usize) -> usize {
-        let held = self.at.iter().any(|(l, _)| *l == layer);
-        if held { 0 } else { self.limit.saturating_sub(self.bytes) }
-    }
-
-    fn keep(&mut self, layer: usize, states: &[State]) {
-        let bytes = size(states);
-        if bytes > self.room(layer) {
-            return;
-        }
-        self.bytes += bytes;
-        self.at.push((layer, states.to_vec()));
-        self.at.sort_by_key(|(l, _)| *l);
-    }
-}
-
-fn size(states: &[State]) -> usize {
-    states.iter().map(State::byte_len).sum()
 }
 
 impl Network<'_> {
@@ -83,6 +49,7 @@ impl Network<'_> {
         Compressed {
             choices: vec![None; self.layers.len()],
             factors: vec![None; self.layers.len()],
+            fits: vec![None; self.layers.len()],
             evaluator: self.evaluator.clone(),
         }
     }
@@ -124,14 +91,16 @@ impl Network<'_> {
                 return Ok(network);
             }
         };
-        let mut states = match snapshots.before(first) {
+        let mut states = match snapshots.all_before(first, calibration.runs()) {
             Some(states) => states,
             None => self.starts(calibration)?,
         };
+        let mut room = FIT_BYTES.saturating_sub(network.fit_bytes(first));
         let changed_before = network.factors[..first].iter().any(Option::is_some);
         let mut changed = changed_before;
         for l in first..self.layers.len() {
             effort.layer_passes += calibration.len() as u64;
+            network.fits[l] = None;
             if choices[l].is_none() && !changed {
                 self.install(&mut network, l, None)?;
                 continue;
@@ -139,13 +108,44 @@ impl Network<'_> {
             changed = true;
             let moments = self.moments_before(l, &network.evaluator, calibration, &mut states)?;
             if l == first {
-                snapshots.keep(first, &states);
+                for (run, state) in states.iter().enumerate() {
+                    snapshots.keep(first, run, state.clone());
+                }
             }
             let fits = self.fits(l, &moments);
             let factors = self.factors(l, choices[l], &fits)?;
             self.install(&mut network, l, Some(factors))?;
+            let bytes: usize = fits.iter().map(Fit::byte_len).sum();
+            if bytes <= room {
+                room -= bytes;
+                network.fits[l] = Some(Arc::new(fits));
+            }
         }
         Ok(network)
+    }
+
+    /// The forms of `options` with the errors that they have on the inputs that their layers see in
+    /// `base`, errors of the layers before them included. A layer whose fits aren't held keeps the
+    /// errors it has.
+    ///
+    /// # Errors
+    /// When a decomposition fails.
+    pub fn revised(
+        &self,
+        options: &[LayerOptions],
+        base: &Compressed,
+    ) -> Result<Vec<LayerOptions>> {
+        options
+            .par_iter()
+            .enumerate()
+            .map(|(l, known)| {
+                let mut revised = known.clone();
+                if let (Some(fits), Some(map)) = (&base.fits[l], &self.layers[l].map) {
+                    revised.revise(map, fits)?;
+                }
+                Ok(revised)
+            })
+            .collect()
     }
 
     /// The original with one layer factorized by its own statistics, all others untouched.
@@ -289,47 +289,6 @@ impl Network<'_> {
         }
         network.factors[l] = factors;
         Ok(())
-    }
-
-    /// The score of a network on `samples`; up to layer `first` it is the one `snapshots` are of.
-    ///
-    /// # Errors
-    /// When the network can't be run.
-    pub fn score(
-        &self,
-        network: &Compressed,
-        samples: &Samples,
-        scorer: &Scorer,
-        first: usize,
-        snapshots: &mut Snapshots,
-        effort: &mut Effort,
-    ) -> Result<Score> {
-        let evaluator = &network.evaluator;
-        let step = self.steps.get(first).copied().unwrap_or(usize::MAX);
-        effort.evaluations += 1;
-        effort.layer_passes += (samples.len() * (self.layers.len() - first)) as u64;
-        let known = snapshots.before(first);
-        let room = snapshots.room(first) / samples.runs().max(1);
-        let runs: Vec<(Option<State>, Score)> = (0..samples.runs())
-            .into_par_iter()
-            .map(|run| {
-                let mut state = match &known {
-                    Some(states) => states[run].clone(),
-                    None => evaluator.start(samples.inputs(run, evaluator)?)?,
-                };
-                evaluator.advance(&mut state, step)?;
-                let kept = (state.byte_len() <= room).then(|| state.clone());
-                evaluator.advance(&mut state, usize::MAX)?;
-                let range = samples.range(run);
-                let outputs = evaluator.per_sample(evaluator.finish(&state)?, range.len())?;
-                Ok((kept, scorer.score(&outputs, range)?))
-            })
-            .collect::<Result<_>>()?;
-        let (states, scores): (Vec<Option<State>>, Vec<Score>) = runs.into_iter().unzip();
-        if let Some(states) = states.into_iter().collect::<Option<Vec<State>>>() {
-            snapshots.keep(first, &states);
-        }
-        Ok(gather(scores))
     }
 }
 
