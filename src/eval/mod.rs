@@ -10,6 +10,7 @@ mod chain;
 mod compile;
 mod fuse;
 pub mod moments;
+mod memory;
 mod tape;
 
 use std::collections::HashMap;
@@ -23,6 +24,7 @@ use crate::tensor::Tensor;
 
 pub use batches::{Batches, InputSpec, filled_up, join, part, per_sample};
 pub use chain::Chain;
+pub use memory::Bound;
 pub use tape::{Obstacle, Prepared, Recorder, Tape};
 
 /// Index of a value among an evaluator's values.

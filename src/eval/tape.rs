@@ -4,8 +4,10 @@
 //! Only what has a backward rule is fused. Parameters can be laid out for the kernels once for several
 //! runs ([`Recorder::prepare`]). A [`Tape`] holds what the rules of the
 //! steps between parameters and outputs read; all other values are dropped as in an ordinary run.
+//! Of a recorder that is bound ([`Recorder::bind`]) it holds less, and runs stretches of steps again.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::{Evaluator, State, ValueId};
@@ -22,18 +24,22 @@ const ELEMENTS: usize = 32 * 1024;
 /// A graph whose runs can be recorded.
 pub struct Recorder {
     evaluator: Evaluator,
-    parameters: Vec<Parameter>,
+    pub(super) parameters: Vec<Parameter>,
     outputs: Vec<String>,
     /// Values whose gradients are asked for besides the parameters'.
     watched: HashMap<ValueId, String>,
     /// For every step, what its recording takes; `None` where no gradient passes.
     plans: Vec<Option<Plan>>,
+    /// Steps before which a run's values are held, so that what lies between can be run again.
+    pub(super) stops: Vec<usize>,
+    /// Samples per recorded run, where that is not by the size of a sample.
+    pub(super) run: Option<usize>,
 }
 
 /// A constant of the graph that training changes.
-struct Parameter {
+pub(super) struct Parameter {
     name: String,
-    id: ValueId,
+    pub(super) id: ValueId,
     stored: Tensor,
 }
 
@@ -94,7 +100,15 @@ impl Evaluator {
             .filter_map(|name| Some((evaluator.value(name)?, (*name).to_owned())))
             .collect();
         let outputs = model.graph().output.iter().map(|o| o.name().to_owned()).collect();
-        let mut recorder = Recorder { evaluator, parameters, outputs, watched, plans: Vec::new() };
+        let mut recorder = Recorder {
+            evaluator,
+            parameters,
+            outputs,
+            watched,
+            plans: Vec::new(),
+            stops: Vec::new(),
+            run: None,
+        };
         recorder.plan();
         Ok(recorder)
     }
@@ -153,7 +167,7 @@ impl Recorder {
     /// is worth some of the cache.
     #[must_use]
     pub fn batch_size(&self, inputs: &[Tensor]) -> usize {
-        self.evaluator.batch_size_within(inputs, ELEMENTS)
+        self.run.unwrap_or_else(|| self.evaluator.batch_size_within(inputs, ELEMENTS))
     }
 
     /// Names of the parameters that the graph uses, in the order [`Recorder::record`] takes them.
@@ -243,16 +257,39 @@ impl Recorder {
         for (parameter, value) in self.parameters.iter().zip(&prepared.values) {
             state.values.insert(parameter.id, value.clone());
         }
+        let operators = prepared.operators.clone();
+        let mut held = Vec::new();
+        let mut from = 0;
+        for &stop in &self.stops {
+            held.push((from..stop, state.clone()));
+            self.pass(&mut state, from..stop, &operators, false)?;
+            from = stop;
+        }
+        let entries = self.pass(&mut state, from..self.plans.len(), &operators, true)?;
+        state.next = evaluator.steps.len();
+        Ok(Tape { recorder: self, state, held, entries, operators })
+    }
+
+    /// Runs some steps, and keeps what their rules read where that is to be recorded.
+    fn pass(
+        &self,
+        state: &mut State,
+        steps: Range<usize>,
+        operators: &Operators,
+        record: bool,
+    ) -> Result<Vec<Entry>> {
+        let evaluator = &self.evaluator;
         let operator = |index: usize| {
-            let prepared = prepared.operators.get(index).and_then(Option::as_deref);
+            let prepared = operators.get(index).and_then(Option::as_deref);
             prepared.unwrap_or(&*evaluator.steps[index].operator)
         };
         let mut entries = Vec::new();
-        for (index, plan) in self.plans.iter().enumerate() {
-            let inputs = evaluator.gather(&mut state, index);
+        for index in steps {
+            let plan = self.plans[index].as_ref().filter(|_| record);
+            let inputs = evaluator.gather(state, index);
             let Some(plan) = plan else {
                 let outputs = evaluator.execute_as(index, operator(index), inputs)?;
-                evaluator.store(&mut state, index, outputs);
+                evaluator.store(state, index, outputs);
                 continue;
             };
             let reads = plan.reads.unwrap_or(Reads::NOTHING);
@@ -273,27 +310,36 @@ impl Recorder {
                 .map(|(i, tensor)| Some(whole(tensor, reads.output(i))))
                 .collect();
             entries.push(Entry { step: index, inputs: kept_inputs, outputs: kept_outputs });
-            evaluator.store(&mut state, index, outputs);
+            evaluator.store(state, index, outputs);
         }
-        state.next = evaluator.steps.len();
-        let operators = prepared.operators.clone();
-        Ok(Tape { recorder: self, state, entries, operators })
+        Ok(entries)
     }
 }
 
 /// What is kept of a step's run.
-struct Entry {
-    step: usize,
+pub(super) struct Entry {
+    pub(super) step: usize,
     inputs: Vec<Option<Kept>>,
     outputs: Vec<Option<Kept>>,
 }
 
+impl Entry {
+    /// Bytes of every value kept.
+    pub(super) fn bytes(&self) -> impl Iterator<Item = usize> {
+        let kept = self.inputs.iter().chain(&self.outputs).flatten();
+        kept.filter_map(|kept| kept.value.as_ref()).map(Tensor::byte_len)
+    }
+}
+
 /// A recorded run.
 pub struct Tape<'r> {
-    recorder: &'r Recorder,
+    pub(super) recorder: &'r Recorder,
     /// Outputs and watched values.
     state: State,
-    entries: Vec<Entry>,
+    /// Stretches of steps that are to be run again, and the values before each.
+    pub(super) held: Vec<(Range<usize>, State)>,
+    /// What is kept of the steps after them.
+    pub(super) entries: Vec<Entry>,
     operators: Operators,
 }
 
@@ -315,8 +361,20 @@ impl Tape<'_> {
     /// Bytes of the values kept for the rules; a value that several steps keep counts for each.
     #[must_use]
     pub fn byte_len(&self) -> usize {
-        let kept = self.entries.iter().flat_map(|entry| entry.inputs.iter().chain(&entry.outputs));
-        kept.flatten().filter_map(|kept| kept.value.as_ref()).map(Tensor::byte_len).sum()
+        self.entries.iter().flat_map(Entry::bytes).sum()
+    }
+
+    /// Takes the last stretch of steps that is to be run again, and records it; whether there was
+    /// one.
+    ///
+    /// # Errors
+    /// As [`Evaluator::run`].
+    pub(super) fn recall(&mut self) -> Result<bool> {
+        let Some((steps, mut state)) = self.held.pop() else { return Ok(false) };
+        // What is left of the stretch behind it is freed first.
+        self.entries = Vec::new();
+        self.entries = self.recorder.pass(&mut state, steps, &self.operators, true)?;
+        Ok(true)
     }
 
     /// The gradients of parameters and watched values, by name, from those of outputs or watched
@@ -339,11 +397,12 @@ impl Tape<'_> {
     /// # Errors
     /// As [`Tape::backward`], and when a total has another shape than its parameter.
     pub fn backward_onto(
-        self,
+        mut self,
         gradients: impl IntoIterator<Item = (String, Tensor)>,
         mut totals: HashMap<String, Tensor>,
     ) -> Result<HashMap<String, Tensor>> {
-        let Self { recorder, state, mut entries, operators } = self;
+        let recorder = self.recorder;
+        let state = std::mem::take(&mut self.state);
         let evaluator = &recorder.evaluator;
         let mut found: HashMap<ValueId, Tensor> = HashMap::new();
         for (name, gradient) in gradients {
@@ -370,7 +429,13 @@ impl Tape<'_> {
         }
         drop(state);
         let mut result = totals;
-        while let Some(entry) = entries.pop() {
+        loop {
+            let Some(entry) = self.entries.pop() else {
+                if self.recall()? {
+                    continue;
+                }
+                break;
+            };
             let step = &evaluator.steps[entry.step];
             let Some(plan) = &recorder.plans[entry.step] else { continue };
             let gradients: Vec<Option<Tensor>> = step
@@ -392,7 +457,7 @@ impl Tape<'_> {
             let so_far = so_far.map(|(id, wanted)| id.filter(|_| *wanted));
             let so_far = so_far.map(|id| found.remove(&id?)).collect();
             let mut pass = Backward { inputs, outputs, gradients, wanted: &plan.wanted, so_far };
-            let prepared = operators.get(entry.step).and_then(Option::as_deref);
+            let prepared = self.operators.get(entry.step).and_then(Option::as_deref);
             let operator = prepared.unwrap_or(&*step.operator);
             let given = operator.backward(&mut pass).and_then(|given| {
                 let left = std::mem::take(&mut pass.so_far);
