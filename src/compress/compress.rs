@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::time::Instant;
 
+use super::gentle::{self, Dense, Whole};
 use super::parts::Parts;
 use super::result::{self, Proof};
 use super::target::is_one_place;
@@ -83,56 +84,43 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
         option: "--ratio".to_owned(),
         reason: "say how many times smaller the model is to be".to_owned(),
     })?;
-    let knobs = |rows: usize| NetworkOptions {
-        statistics: if parts.is_some() { options.statistics } else { Statistics::None },
-        ridge: RIDGE,
-        rows_per_input: rows,
-        seed: options.seed,
-    };
-    let mut found = choose(
-        &model,
-        &layers,
-        &sample,
-        parts.as_ref(),
-        ratio,
-        options,
-        &knobs(ROWS.0),
-        &mut seconds,
-        progress,
-    )?;
-
     let mut trainer = match &parts {
         Some(parts) => Trainer::new(&model, parts, &sample, request)?,
         None => None,
     };
+    let whole = Whole { model: &model, layers: in_order(&model, &layers)?, sample: &sample };
+    let mut dense = Dense::of(model.clone(), &whole.layers);
+    let gentle = gentle::ratios(ratio, options);
     let mut stages = Vec::new();
-    let clock = Instant::now();
-    let dense = match &mut trainer {
-        Some(trainer) if options.msr > 0.0 => {
-            trainer.prepare(&layers, &found.choices, &mut stages, progress)?
+    let mut tuning = 0.0;
+    if let (Some(parts), Some(trainer)) = (&parts, &mut trainer) {
+        let clock = Instant::now();
+        for &ratio in &gentle {
+            dense = whole.through(&dense, parts, ratio, options, trainer, &mut stages, progress)?;
         }
-        _ => model.clone(),
-    };
-    let mut tuning = clock.elapsed().as_secs_f64();
+        tuning = clock.elapsed().as_secs_f64();
+    }
+    let mut found = choose(&dense, &whole, parts.as_ref(), ratio, options, &mut seconds, progress)?;
+    if let Some(trainer) = &mut trainer
+        && options.msr > 0.0
+    {
+        let clock = Instant::now();
+        let prepared = trainer.prepare(&dense, &found.choices, &mut stages, progress)?;
+        dense.set_trained(prepared)?;
+        tuning += clock.elapsed().as_secs_f64();
+    }
 
     progress.phase("factorize", None);
     let clock = Instant::now();
-    let mut network = Network::new(&dense, &layers, sample.clone(), knobs(ROWS.1))?;
-    if let Some(parts) = &parts {
-        network.calibrate(Samples::new(
-            &parts.data,
-            parts.calibration.clone(),
-            &network.evaluator,
-        )?)?;
-        weigh(&mut network, parts, progress)?;
-    }
+    let network = calibrated(&dense, &whole, parts.as_ref(), None, options, progress)?;
     let compressed = network.compress(
         &found.choices,
         &network.dense(),
         &mut Snapshots::new(0),
         &mut found.effort,
     )?;
-    let mut plan = Plan::new(&model, &network.layers, &compressed.factors)?;
+    let factors = dense.factors(&network, &compressed.factors)?;
+    let mut plan = Plan::new(&model, &whole.layers, &factors)?;
     let (mut output, folded) = carry_out(&plan, &model)?;
     seconds.factorize = Some(clock.elapsed().as_secs_f64());
     let mut proof = match &parts {
@@ -141,8 +129,10 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
     };
     if let Some(trainer) = &mut trainer {
         let clock = Instant::now();
-        let start = carry_out(&Plan::new(&dense, &network.layers, &compressed.factors)?, &dense)?.0;
-        let tuned = trainer.tune(&start, &sample, &mut stages, progress)?;
+        let start = Plan::new(&dense.base, &whole.layers, &factors)?;
+        let start = carry_out(&start, &dense.base)?.0;
+        let share = if gentle.is_empty() { 1.0 } else { 1.0 - gentle::SHARE };
+        let tuned = trainer.tune(&start, &sample, ratio, share, &mut stages, progress)?;
         plan.take_trained(&output, &tuned)?;
         output = tuned;
         if let Some(proof) = &mut proof {
@@ -166,7 +156,7 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
     report.ratio.target = options.target.name().to_owned();
     report.ratio.reached = Some(reached(&report, options.target));
     report.search = Some(search_report(options, &found, network.layers.len()));
-    result::fill_layers(&mut report, &layers, &network, &compressed, &folded);
+    result::fill_layers(&mut report, &layers, &whole.layers, &network.extents, &factors, &folded);
     result::check_targets(&mut report, options);
     if parts.is_none() {
         report.warnings.push(
@@ -202,40 +192,68 @@ fn search_report(options: &Options, found: &Found, layers: usize) -> report::Sea
 }
 
 /// What was chosen, and how.
-struct Found {
-    choices: Vec<Option<crate::factorize::Choice>>,
-    effort: Effort,
+pub(super) struct Found {
+    pub choices: Vec<Option<crate::factorize::Choice>>,
+    pub effort: Effort,
     mode: SearchMode,
     /// Samples that candidates were scored on.
     samples: usize,
 }
 
-/// Chooses scheme and ranks of every layer within the budget.
-#[allow(clippy::too_many_arguments)]
-fn choose(
-    model: &Model,
-    layers: &[Layer],
-    sample: &[Tensor],
+/// The layers that can be factorized, in the order they run.
+fn in_order(model: &Model, layers: &[Layer]) -> Result<Vec<Layer>> {
+    let evaluator = Evaluator::new(model)?;
+    let mut found: Vec<(usize, Layer)> = layers
+        .iter()
+        .filter(|layer| layer.map.is_some())
+        .filter_map(|layer| Some((evaluator.step_of(layer.node)?, layer.clone())))
+        .collect();
+    found.sort_by_key(|(step, _)| *step);
+    Ok(found.into_iter().map(|(_, layer)| layer).collect())
+}
+
+/// The dense network with its statistics, of at most `most` samples.
+pub(super) fn calibrated<'a>(
+    dense: &'a Dense,
+    whole: &Whole<'_>,
+    parts: Option<&Parts>,
+    most: Option<usize>,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<Network<'a>> {
+    let knobs = NetworkOptions {
+        statistics: if parts.is_some() { options.statistics } else { Statistics::None },
+        ridge: RIDGE,
+        rows_per_input: if most.is_some() { ROWS.0 } else { ROWS.1 },
+        seed: options.seed,
+    };
+    let mut network = Network::new(&dense.model, &dense.layers, whole.sample.to_vec(), knobs)?;
+    if let Some(parts) = parts {
+        let count = parts.calibration.len().min(most.unwrap_or(usize::MAX));
+        let indices = parts.calibration[..count].to_vec();
+        network.calibrate(Samples::new(&parts.data, indices, &network.evaluator)?)?;
+        weigh(&mut network, parts, progress)?;
+    }
+    Ok(network)
+}
+
+/// Chooses scheme and ranks of every layer of the dense model within the budget.
+pub(super) fn choose(
+    dense: &Dense,
+    whole: &Whole<'_>,
     parts: Option<&Parts>,
     ratio: f64,
     options: &Options,
-    knobs: &NetworkOptions,
     seconds: &mut Seconds,
     progress: &dyn Progress,
 ) -> Result<Found> {
     let clock = Instant::now();
     progress.phase("calibrate", None);
-    let mut network = Network::new(model, layers, sample.to_vec(), *knobs)?;
-    if let Some(parts) = parts {
-        let count = parts.calibration.len().min(SEARCH_CALIBRATION);
-        let indices = parts.calibration[..count].to_vec();
-        network.calibrate(Samples::new(&parts.data, indices, &network.evaluator)?)?;
-        weigh(&mut network, parts, progress)?;
-    }
+    let network = calibrated(dense, whole, parts, Some(SEARCH_CALIBRATION), options, progress)?;
     seconds.calibrate = Some(clock.elapsed().as_secs_f64());
     let clock = Instant::now();
     let forms = network.layer_options(&options.schemes, options.rank_multiple, options.target)?;
-    let budget = budget(model, layers, sample, &forms, options.target, ratio)?;
+    let budget = budget(dense, whole, &forms, options.target, ratio)?;
     let Some(parts) = parts else {
         let losses = Prediction::new(vec![1.0; forms.len()]).losses(&forms);
         let found = search::start(&forms, &losses, budget).unwrap_or_default();
@@ -322,20 +340,25 @@ fn weigh(network: &mut Network<'_>, parts: &Parts, progress: &dyn Progress) -> R
 
 /// What the compressible layers may cost together.
 fn budget(
-    model: &Model,
-    layers: &[Layer],
-    sample: &[Tensor],
+    dense: &Dense,
+    whole: &Whole<'_>,
     forms: &[LayerOptions],
     resource: Target,
     ratio: f64,
 ) -> Result<Budget> {
-    let dense: u64 = forms.iter().map(|f| resource.of(&f.stored)).sum();
-    let total = match resource {
-        Target::Bytes => model.encoded_len(),
-        Target::Params => result::params(model),
-        Target::Macs => result::macs(model, layers, sample.to_vec())?.unwrap_or(dense),
+    let stored: u64 = forms.iter().map(|f| resource.of(&f.stored)).sum();
+    let cost = |model: &Model| -> Result<u64> {
+        Ok(match resource {
+            Target::Bytes => model.encoded_len(),
+            Target::Params => result::params(model),
+            Target::Macs => {
+                let layers = find(model, &Filter::default())?;
+                result::macs(model, &layers, whole.sample.to_vec())?.unwrap_or(stored)
+            }
+        })
     };
-    let rest = total.saturating_sub(dense);
+    let rest = cost(&dense.model)?.saturating_sub(stored);
+    let total = cost(whole.model)?;
     let allowed = (total as f64 / ratio).floor() as u64;
     let budget = Budget { resource, limit: allowed.saturating_sub(rest) };
     let least = budget.least(forms);

@@ -176,7 +176,10 @@ fn effort(out: &mut String, report: &Report, style: Style) {
             );
         }
         for obstacle in &training.obstacles {
-            let _ = writeln!(out, "  not trained: {obstacle}");
+            let _ = writeln!(
+                out,
+                "  no gradient passes {obstacle} stay as the sequential least squares left them"
+            );
         }
     }
     let seconds = &report.seconds;

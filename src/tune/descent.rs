@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Method, Optimizer, Parameter, Schedule, clip};
+use super::{Judgement, Method, Optimizer, Parameter, Schedule, clip};
 use crate::elements::Elements;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
@@ -58,8 +58,10 @@ pub struct Descent<'a> {
     /// gradient of the mean loss what doesn't depend on samples, and returns that term of the loss.
     /// At zero it must not build on what it has seen before, so that training can go on from there.
     pub regularize: &'a mut Penalty<'a>,
-    /// The score of a state on samples that are not trained on; lower is better.
-    pub score: &'a mut (dyn FnMut(&[Parameter]) -> Result<f64> + Send),
+    /// What a state loses.
+    pub score: &'a mut (dyn FnMut(&[Parameter]) -> Result<Judgement> + Send),
+    /// What the original loses on the samples trained on: see [`Judgement::beats`].
+    pub known: Option<f64>,
     /// Called after every check with a state that training can go on from.
     pub keep: &'a mut (dyn FnMut(&State) -> Result<()> + Send),
 }
@@ -94,10 +96,10 @@ pub struct History {
     pub samples: usize,
     /// Mean training loss between checks.
     pub losses: Vec<f64>,
-    /// Scores, the first one before any step.
-    pub scores: Vec<f64>,
-    /// The best of them: that of the state which is kept.
-    pub best: f64,
+    /// Losses of states, the first one before any step.
+    pub scores: Vec<Judgement>,
+    /// That of the state which is kept.
+    pub best: Option<Judgement>,
     /// Times that training went back after numbers that were not finite.
     pub setbacks: usize,
 }
@@ -128,7 +130,7 @@ pub fn descend(
         None => {
             let first = (descent.score)(parameters)?;
             let values = values(parameters);
-            let history = History { scores: vec![first], best: first, ..History::default() };
+            let history = History { scores: vec![first], best: Some(first), ..History::default() };
             State {
                 best: values.clone(),
                 values,
@@ -192,12 +194,14 @@ pub fn descend(
             let loss = sum / since as f64;
             state.history.losses.push(loss);
             state.history.scores.push(score);
-            progress.step(step as u64, &format!("loss {loss:.4}, score {score:.4}"));
+            let held = score.held;
+            progress.step(step as u64, &format!("loss {loss:.4}, score {held:.4}"));
             log::info!(target: "tune",
-                "step {step} of {total}: loss {loss:.4}, score {score:.5}");
+                "step {step} of {total}: loss {loss:.4}, on samples held back {held:.5}, on those \
+                 trained on {:.5}", score.fitted.unwrap_or(f64::NAN));
             failed = !score.is_finite();
-            if score < state.history.best {
-                state.history.best = score;
+            if state.history.best.is_none_or(|best| score.beats(&best, descent.known)) {
+                state.history.best = Some(score);
                 state.best = values(parameters);
                 state.idle = 0;
             } else {
@@ -322,6 +326,10 @@ mod tests {
         Ok(lane(parameters, samples)?.0)
     }
 
+    fn judged(parameters: &[Parameter], samples: &[usize]) -> Result<Judgement> {
+        Ok(Judgement { held: loss(parameters, samples)?, fitted: None })
+    }
+
     fn lane(parameters: &[Parameter], samples: &[usize]) -> Result<Slopes> {
         let w = &parameters[0].values;
         let (mut loss, mut gradient) = (0.0, vec![0.0f32; 2]);
@@ -336,11 +344,12 @@ mod tests {
 
     fn run(recipe: &Recipe, threads: usize) -> (Vec<Parameter>, History) {
         let samples: Vec<usize> = (0..200).collect();
-        let mut score = |p: &[Parameter]| loss(p, &samples);
+        let mut score = |p: &[Parameter]| judged(p, &samples);
         let mut descent = Descent {
             slopes: &slopes,
             regularize: &mut |_, _, _| Ok(0.0),
             score: &mut score,
+            known: None,
             keep: &mut |_| Ok(()),
         };
         let mut parameters = weights();
@@ -357,7 +366,10 @@ mod tests {
         assert!((parameters[0].values[0] - 2.0).abs() < 1e-2, "{parameters:?}");
         assert!((parameters[0].values[1] + 1.0).abs() < 1e-2, "{parameters:?}");
         assert_eq!(history.scores.len(), 1 + history.losses.len());
-        assert!(history.best <= history.scores[1] && history.scores[0] > history.best);
+        assert!(
+            history.best.unwrap().held <= history.scores[1].held
+                && history.scores[0].held > history.best.unwrap().held
+        );
     }
 
     /// A training that only time ends is scored on its way, however many steps it might have had.
@@ -382,7 +394,7 @@ mod tests {
         for stop in 1..6 {
             let mut kept = String::new();
             let mut left = stop;
-            let mut score = |p: &[Parameter]| loss(p, &samples);
+            let mut score = |p: &[Parameter]| judged(p, &samples);
             let mut parameters = weights();
             let mut keep = |state: &State| {
                 kept = serde_json::to_string(state).unwrap();
@@ -393,16 +405,18 @@ mod tests {
                 slopes: &slopes,
                 regularize: &mut |_, _, _| Ok(0.0),
                 score: &mut score,
+                known: None,
                 keep: &mut keep,
             };
             let ended = descend(&mut parameters, &samples, &RECIPE, &mut descent, None, &Silent);
             assert!(matches!(ended, Err(Error::Interrupted)));
             let state: State = serde_json::from_str(&kept).unwrap();
-            let mut score = |p: &[Parameter]| loss(p, &samples);
+            let mut score = |p: &[Parameter]| judged(p, &samples);
             let mut descent = Descent {
                 slopes: &slopes,
                 regularize: &mut |_, _, _| Ok(0.0),
                 score: &mut score,
+                known: None,
                 keep: &mut |_| Ok(()),
             };
             let mut parameters = weights();
@@ -418,18 +432,19 @@ mod tests {
         let recipe =
             Recipe { method: Method::Sgd { momentum: 0.9 }, schedule, clip: 1e30, ..RECIPE };
         let samples: Vec<usize> = (0..200).collect();
-        let mut score = |p: &[Parameter]| loss(p, &samples);
+        let mut score = |p: &[Parameter]| judged(p, &samples);
         let first = score(&weights()).unwrap();
         let mut descent = Descent {
             slopes: &slopes,
             regularize: &mut |_, _, _| Ok(0.0),
             score: &mut score,
+            known: None,
             keep: &mut |_| Ok(()),
         };
         let mut parameters = weights();
         match descend(&mut parameters, &samples, &recipe, &mut descent, None, &Silent) {
             Err(Error::Training { .. }) => {}
-            Ok(history) => assert!(history.best <= first),
+            Ok(history) => assert!(history.best.unwrap().held <= first.held),
             Err(other) => panic!("{other}"),
         }
     }
@@ -444,11 +459,15 @@ mod tests {
             g[0].iter_mut().zip(&p[0].values).for_each(|(g, w)| *g += w - 1.0);
             Ok(1.0)
         };
-        let mut score = |p: &[Parameter]| Ok(f64::from((p[0].values[0] - 1.0).abs()));
+        let mut score = |p: &[Parameter]| {
+            let held = f64::from((p[0].values[0] - 1.0).abs());
+            Ok(Judgement { held, fitted: None })
+        };
         let mut descent = Descent {
             slopes: &flat,
             regularize: &mut pull,
             score: &mut score,
+            known: None,
             keep: &mut |_| Ok(()),
         };
         let mut parameters = weights();
