@@ -201,7 +201,7 @@ pub(super) struct Found {
 }
 
 /// The layers that can be factorized, in the order they run.
-fn in_order(model: &Model, layers: &[Layer]) -> Result<Vec<Layer>> {
+pub(super) fn in_order(model: &Model, layers: &[Layer]) -> Result<Vec<Layer>> {
     let evaluator = Evaluator::new(model)?;
     let mut found: Vec<(usize, Layer)> = layers
         .iter()

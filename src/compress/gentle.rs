@@ -203,3 +203,85 @@ impl Whole<'_> {
         Dense::next(&dense.base, &self.layers, &factors, &plan, &tuned)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::compress::compress::in_order;
+    use crate::eval::Evaluator;
+    use crate::factorize::{Choice, Scheme};
+    use crate::search::{Effort, NetworkOptions, Statistics};
+    use crate::validate::random_inputs;
+
+    fn moved(tensor: &Tensor, seed: usize) -> Tensor {
+        let values = tensor.to_f64_vec().into_iter().enumerate();
+        let moved =
+            values.map(|(i, v)| (v * (1.0 + 0.2 * ((i + seed) as f64).sin()) + 1e-3) as f32);
+        Tensor::from_vec(tensor.shape(), moved.collect::<Vec<f32>>()).unwrap()
+    }
+
+    fn assert_same(a: &Model, b: &Model, inputs: &[Tensor], what: &str) {
+        let run = |model: &Model| Evaluator::new(model).unwrap().run(inputs.to_vec()).unwrap();
+        for (a, b) in run(a).iter().zip(run(b)) {
+            let (a, b) = (a.to_f64_vec(), b.to_f64_vec());
+            let largest = b.iter().fold(1e-30, |m: f64, v| m.max(v.abs()));
+            let most = a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+            assert!(most < 1e-4 * largest, "{what}: {most} of {largest}");
+        }
+    }
+
+    /// What trained factors compute is what their dense model computes, in the evaluator, and what the
+    /// original does with that model's weights: for every kind of layer and scheme, where some layers
+    /// were left as they were too.
+    #[test]
+    fn the_dense_model_computes_what_the_factors_do() {
+        let knobs = NetworkOptions {
+            statistics: Statistics::None,
+            ridge: 1e-3,
+            rows_per_input: 4,
+            seed: 0,
+        };
+        for name in ["mnist_conv", "matmul", "attention", "residual", "grouped", "conv1d", "conv3d"]
+        {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("fixtures/{name}.onnx"));
+            let model = Model::read(&path).unwrap();
+            let inputs = random_inputs(&graph::inputs(&model).unwrap(), &[], 3).unwrap();
+            let layers = in_order(&model, &find(&model, &Filter::default()).unwrap()).unwrap();
+            let network = Network::new(&model, &layers, inputs.clone(), knobs).unwrap();
+            for scheme in Scheme::ALL {
+                let choice = |(l, layer): (usize, &Layer)| {
+                    let map = layer.map.as_ref()?;
+                    let most = Choice::most(scheme, map);
+                    let inner = 2.min(map.columns / map.kernel_len().max(1));
+                    let rank_in = (scheme == Scheme::Tucker).then_some(inner);
+                    let rank = match rank_in {
+                        Some(inner) => most.div_ceil(2).min(inner * map.kernel_len()),
+                        None => most.div_ceil(2),
+                    };
+                    (scheme.applies(map) && l % 3 != 2).then_some(Choice { scheme, rank, rank_in })
+                };
+                let choices: Vec<Option<Choice>> = layers.iter().enumerate().map(choice).collect();
+                let (mut none, mut effort) = (Snapshots::new(0), Effort::default());
+                let cut =
+                    network.compress(&choices, &network.dense(), &mut none, &mut effort).unwrap();
+                let plan = Plan::new(&model, &layers, &cut.factors).unwrap();
+                let mut tuned = plan.apply(&model).unwrap();
+                for (seed, constant) in trainable(&tuned).unwrap().iter().enumerate() {
+                    let tensor = graph::constant_tensor(&tuned, constant).unwrap().unwrap();
+                    let proto = TensorProto::from_tensor(constant, &moved(&tensor, seed));
+                    graph::set_constant(tuned.graph_mut(), proto);
+                }
+                let what = format!("{name} {scheme}");
+                let dense = Dense::next(&model, &layers, &cut.factors, &plan, &tuned).unwrap();
+                assert_same(&dense.model, &tuned, &inputs, &what);
+                let again =
+                    Network::new(&dense.model, &dense.layers, inputs.clone(), knobs).unwrap();
+                let factors = dense.factors(&again, &again.dense().factors).unwrap();
+                let plan = Plan::new(&dense.base, &layers, &factors).unwrap();
+                assert_same(&plan.apply(&dense.base).unwrap(), &tuned, &inputs, &what);
+            }
+        }
+    }
+}

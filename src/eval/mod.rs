@@ -11,6 +11,7 @@ mod compile;
 mod fuse;
 pub mod moments;
 mod memory;
+mod recorder;
 mod tape;
 
 use std::collections::HashMap;
@@ -25,7 +26,8 @@ use crate::tensor::Tensor;
 pub use batches::{Batches, InputSpec, filled_up, join, part, per_sample};
 pub use chain::Chain;
 pub use memory::Bound;
-pub use tape::{Obstacle, Prepared, Recorder, Tape};
+pub use recorder::{Obstacle, Prepared, Recorder};
+pub use tape::Tape;
 
 /// Index of a value among an evaluator's values.
 pub type ValueId = usize;
