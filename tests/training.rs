@@ -64,6 +64,8 @@ fn training_recovers_what_the_ratio_cost_and_replays() {
     let training = report.training.unwrap();
     assert_eq!(training.stages.len(), 1);
     assert!(training.stages[0].score_after < training.stages[0].score_before);
+    assert!(training.stages[0].fitted_after < training.stages[0].fitted_before);
+    assert!(training.stages[0].fitted_before.is_some());
     // Digits are not mirrored, but moved.
     assert_eq!(training.augmentation, "shifts");
     // The search's samples are not trained on.
@@ -107,8 +109,11 @@ fn no_labels_are_needed() {
     let unlabelled =
         DataSource { path: unlabelled, labels: None, preprocess: Preprocess::default() };
     (request.data, request.train) = (Some(unlabelled.clone()), Some(unlabelled));
-    let metric = compress(&request, &Silent).unwrap().metric.unwrap();
+    let report = compress(&request, &Silent).unwrap();
+    let metric = report.metric.unwrap();
     assert!(metric.tuned.unwrap() > metric.factorized.unwrap(), "{metric:?}");
+    // Only what knows labels can know them by heart.
+    assert!(report.training.unwrap().stages[0].fitted_before.is_none());
 }
 
 /// Asks to stop once so many checks of training were made.

@@ -309,7 +309,7 @@ struct TrainArgs {
     msr_power: u8,
     /// Train at so many ratios on the way to the last one, itself included, and choose ranks anew for
     /// each
-    #[arg(long, value_name = "N", value_parser = values::at_least_one)]
+    #[arg(long, value_name = "N", value_parser = values::at_least_one, requires = "train")]
     stages: Option<usize>,
     /// What is done to images: none, or some of flip, shift [default: what the original withstands]
     #[arg(long, value_name = "HOW", value_parser = values::augmentation)]

@@ -11,6 +11,9 @@ use crate::tensor::Tensor;
 /// don't depend on the number of threads.
 const AT_ONCE: [usize; 4] = [8, 4, 2, 1];
 
+/// Samples that a run has, where the bound allows, rather than more runs at the same time.
+const FEW: usize = 4;
+
 /// Stretches that a run is cut into at most.
 const STRETCHES: usize = 64;
 
@@ -59,9 +62,14 @@ impl Recorder {
             }
             samples = samples.div_ceil(2);
         }
-        for at_once in AT_ONCE {
-            let fits = sizes.iter().rev().find(|(_, held)| *held * at_once <= bytes);
-            if let Some((&samples, &held)) = fits {
+        let enough = usual.min(FEW);
+        for (least, at_once) in
+            AT_ONCE.map(|n| (enough, n)).into_iter().chain(AT_ONCE.map(|n| (1, n)))
+        {
+            let fits = |(samples, held): &(&usize, &usize)| {
+                **samples >= least && **held * at_once <= bytes
+            };
+            if let Some((&samples, &held)) = sizes.iter().rev().find(fits) {
                 self.run = Some(samples);
                 let at_once = bytes / held.max(1);
                 return Ok(Ok(Bound { samples, stretches: 1, bytes: held, at_once }));
