@@ -16,7 +16,7 @@ use onnx_bsr::onnx::Model;
 use onnx_bsr::progress::Silent;
 use onnx_bsr::score::{Objective, Scorer};
 use onnx_bsr::tune::{
-    Augmentation, Descent, Method, Parameter, Recipe, Schedule, Student, descend,
+    Augmentation, Descent, Judgement, Method, Parameter, Recipe, Schedule, Student, descend,
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -78,7 +78,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         &mut Descent {
             slopes: &|parameters, samples, seed| student.slopes(parameters, samples, seed),
             regularize: &mut |_, _, _| Ok(0.0),
-            score: &mut |parameters| Ok(accuracy(parameters)?.1),
+            score: &mut |parameters| Ok(Judgement { held: accuracy(parameters)?.1, fitted: None }),
+            known: None,
             keep: &mut |_| Ok(()),
         },
         None,

@@ -63,11 +63,21 @@ pub struct Options {
     /// Share of the loss that imitates the original's outputs, from 0 to 1; the rest is for the
     /// labels. Without labels it is all of it. Default: 0.5.
     pub distill: f64,
+    /// Names of values that training compares with the original's, besides the outputs. Default: empty.
+    pub matched: Vec<String>,
+    /// Weight of their squared errors in the loss, together, each relative to the original's value.
+    /// Default: 1.
+    pub match_weight: f64,
+    /// Bytes that values kept for the way back of training may take. Default: none, which keeps all.
+    pub train_memory: Option<usize>,
     /// Weight of the modified stable rank in the loss while the dense model is prepared for its
     /// ranks; 0 leaves that out. Default: 0.
     pub msr: f64,
     /// Power of the singular values in it, 1 or 2. Default: 2.
     pub msr_power: u8,
+    /// Ratios that are trained at on the way to the last one, itself included, with a new choice of
+    /// ranks for each. Default: 1.
+    pub stages: Option<usize>,
     /// What is done to images that are trained on. Default: what the original withstands.
     pub augmentation: Option<Augmentation>,
     /// Seed of every random choice. Default: 0.
@@ -114,8 +124,12 @@ impl Default for Options {
             decay: 0.0,
             train_batch: 64,
             distill: 0.5,
+            matched: Vec::new(),
+            match_weight: 1.0,
+            train_memory: None,
             msr: 0.0,
             msr_power: 2,
+            stages: None,
             augmentation: None,
             seed: 0,
             threads: None,

@@ -11,12 +11,13 @@ use onnx_bsr::dataset::{Dataset, Preprocess};
 use onnx_bsr::error::Error;
 use onnx_bsr::eval::Evaluator;
 use onnx_bsr::graph;
-use onnx_bsr::onnx::Model;
 use onnx_bsr::onnx::proto::{tensor_shape_proto::dimension, type_proto};
+use onnx_bsr::onnx::{Model, TensorProto};
 use onnx_bsr::options::{Options, SearchMode};
 use onnx_bsr::progress::{Progress, Silent};
-use onnx_bsr::score::Scorer;
-use onnx_bsr::tune::{Student, trainable};
+use onnx_bsr::score::{Objective, Scorer};
+use onnx_bsr::tensor::Tensor;
+use onnx_bsr::tune::{Augmentation, Parameter, Student, trainable};
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
@@ -63,6 +64,8 @@ fn training_recovers_what_the_ratio_cost_and_replays() {
     let training = report.training.unwrap();
     assert_eq!(training.stages.len(), 1);
     assert!(training.stages[0].score_after < training.stages[0].score_before);
+    assert!(training.stages[0].fitted_after < training.stages[0].fitted_before);
+    assert!(training.stages[0].fitted_before.is_some());
     // Digits are not mirrored, but moved.
     assert_eq!(training.augmentation, "shifts");
     // The search's samples are not trained on.
@@ -106,8 +109,11 @@ fn no_labels_are_needed() {
     let unlabelled =
         DataSource { path: unlabelled, labels: None, preprocess: Preprocess::default() };
     (request.data, request.train) = (Some(unlabelled.clone()), Some(unlabelled));
-    let metric = compress(&request, &Silent).unwrap().metric.unwrap();
+    let report = compress(&request, &Silent).unwrap();
+    let metric = report.metric.unwrap();
     assert!(metric.tuned.unwrap() > metric.factorized.unwrap(), "{metric:?}");
+    // Only what knows labels can know them by heart.
+    assert!(report.training.unwrap().stages[0].fitted_before.is_none());
 }
 
 /// Asks to stop once so many checks of training were made.
@@ -175,6 +181,171 @@ fn training_on_the_test_is_refused() {
     let error = compress(&request, &Silent).unwrap_err();
     assert!(error.to_string().contains("--data"), "{error}");
     assert!(!request.output.exists());
+}
+
+/// The conv digits as a student of themselves with changed weights, so that there is something to learn.
+struct Case {
+    model: Model,
+    original: Evaluator,
+    data: Dataset,
+    scorer: Scorer,
+    names: Vec<String>,
+}
+
+/// The value that the second layer reads.
+fn inner_value(model: &Model) -> String {
+    let nodes = &model.graph().node;
+    let last = nodes.iter().rfind(|n| matches!(n.op_type(), "Conv" | "Gemm" | "MatMul")).unwrap();
+    last.input[0].clone()
+}
+
+impl Case {
+    fn new(observed: &[&str]) -> Self {
+        let original = Model::read(&fixture("mnist_conv.onnx")).unwrap();
+        let inputs = graph::inputs(&original).unwrap();
+        let data =
+            Dataset::open(&fixture("mnist_train.npz"), &inputs, None, &Preprocess::default())
+                .unwrap();
+        let names = trainable(&original).unwrap();
+        let mut model = original.clone();
+        for name in &names {
+            let tensor = graph::constant_tensor(&model, name).unwrap().unwrap();
+            let values = tensor.to_f64_vec();
+            let moved =
+                values.iter().enumerate().map(|(i, v)| (v * (1.0 + 0.2 * (i as f64).sin())) as f32);
+            let moved = Tensor::from_vec(tensor.shape(), moved.collect::<Vec<f32>>()).unwrap();
+            graph::set_constant(model.graph_mut(), TensorProto::from_tensor(name, &moved));
+        }
+        let original = Evaluator::observing(&original, observed).unwrap();
+        let outputs = original.run_all(&data.batch(&[0, 1, 2]).unwrap()).unwrap();
+        let labels = data.labels(&[0, 1, 2]).unwrap();
+        let scorer = Scorer::new(outputs, labels, None, None).unwrap();
+        Self { model, original, data, scorer, names }
+    }
+
+    fn student(&self, matched: &[(&str, f64)]) -> Student<'_> {
+        let names: Vec<&str> = self.names.iter().map(String::as_str).collect();
+        Student::matching(&self.model, &names, &self.original, &self.data, &self.scorer, matched)
+            .unwrap()
+    }
+}
+
+const LANES: [&[usize]; 2] = [&[5, 9, 100, 7, 8, 11], &[3, 1, 4, 15, 9, 2, 6, 53, 58, 97]];
+
+fn assert_alike(given: &[(f64, Vec<Vec<f32>>)], wanted: &[(f64, Vec<Vec<f32>>)], tolerance: f64) {
+    for ((loss, gradients), (expected, wanted)) in given.iter().zip(wanted) {
+        assert!((loss - expected).abs() < tolerance * expected, "{loss} {expected}");
+        for (given, wanted) in gradients.iter().zip(wanted) {
+            let largest = wanted.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+            let most = given.iter().zip(wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(most <= tolerance as f32 * largest, "{most} of {largest}");
+        }
+    }
+}
+
+/// Within less memory, by runs of fewer samples and by running stretches again, gradients are the same
+/// but for rounding; a bound that can't be kept is refused with one that can.
+#[test]
+fn memory_is_bound_without_changing_gradients() {
+    let case = Case::new(&[]);
+    let mut student = case.student(&[]);
+    student.augmentation = Augmentation { flip: true, shift: 32 };
+    let parameters = student.parameters();
+    let free = student.slopes(&parameters, &LANES, 7).unwrap();
+    let wide = student.bind(usize::MAX / 16).unwrap();
+    assert_eq!(student.slopes(&parameters, &LANES, 7).unwrap(), free);
+    let (mut bytes, mut cut, mut least) = (8 * wide.bytes, false, 0);
+    while bytes > 0 {
+        match student.bind(bytes) {
+            Ok(bound) => {
+                assert!(bound.bytes * bound.at_once.min(8) <= bytes, "{bound:?} {bytes}");
+                assert!(bound.at_once > 0);
+                assert_alike(&student.slopes(&parameters, &LANES, 7).unwrap(), &free, 1e-5);
+                cut |= bound.stretches > 1;
+                least = bytes;
+                bytes = bytes * 5 / 8;
+            }
+            Err(error) => {
+                let text = error.to_string();
+                let named = text.split_whitespace().rev().find_map(|w| w.parse::<usize>().ok());
+                let named = named.unwrap();
+                assert!(bytes < named && named <= least, "{text}");
+                assert!(student.bind(named).is_ok() && student.bind(named - 1).is_err());
+                break;
+            }
+        }
+    }
+    assert!(cut, "nothing was run again");
+}
+
+/// The gradient of the errors of an inner value is their slope; layers behind that value have none.
+#[test]
+fn inner_values_are_matched() {
+    let inner = inner_value(&Model::read(&fixture("mnist_conv.onnx")).unwrap());
+    let case = Case::new(&[&inner]);
+    let mut student = case.student(&[(&inner, 3.0)]);
+    student.objective = Objective { labels: 0.0, distill: 0.0, ..student.objective };
+    let parameters = student.parameters();
+    let loss = |parameters: &[Parameter]| student.slopes(parameters, &LANES, 7).unwrap();
+    // The value itself, from the model run by another evaluator.
+    let changed = Evaluator::observing(&case.model, &[&inner]).unwrap();
+    let value = |evaluator: &Evaluator, samples: &[usize]| {
+        let mut state = evaluator.start(case.data.batch(samples).unwrap()).unwrap();
+        evaluator.advance(&mut state, usize::MAX).unwrap();
+        evaluator.get(&state, evaluator.value(&inner).unwrap()).unwrap().to_f64_vec()
+    };
+    let first: Vec<usize> = (0..64).collect();
+    let energy = value(&case.original, &first).iter().map(|v| v * v).sum::<f64>() / 64.0;
+    for (lane, (given, _)) in LANES.iter().zip(loss(&parameters)) {
+        let pair = value(&changed, lane).into_iter().zip(value(&case.original, lane));
+        let expected = 3.0 * pair.map(|(a, b)| (a - b) * (a - b)).sum::<f64>() / energy;
+        assert!((given - expected).abs() < 1e-4 * expected, "{given} {expected}");
+    }
+    let gradients = &loss(&parameters)[0].1;
+    let zero = gradients.iter().filter(|g| g.iter().all(|v| *v == 0.0)).count();
+    assert!((1..=3).contains(&zero), "{zero} parameters have no part");
+    let along: f64 = gradients.iter().flatten().map(|g| f64::from(*g) * f64::from(*g)).sum();
+    let moved = |step: f64| {
+        let mut parameters = parameters.clone();
+        for (p, g) in parameters.iter_mut().zip(gradients) {
+            p.values.iter_mut().zip(g).for_each(|(v, g)| *v += (step * f64::from(*g)) as f32);
+        }
+        loss(&parameters)[0].0
+    };
+    let step = 1e-3 / along.sqrt();
+    let slope = (moved(step) - moved(-step)) / (2.0 * step);
+    assert!((slope - along).abs() < 0.02 * along, "{slope} {along}");
+}
+
+/// What the original gives is the same kept as run anew.
+#[test]
+fn remembered_outputs_are_those_of_the_original() {
+    let case = Case::new(&[]);
+    let mut student = case.student(&[]);
+    let parameters = student.parameters();
+    let anew = student.slopes(&parameters, &LANES, 7).unwrap();
+    student.remember(&(0..120).collect::<Vec<_>>()).unwrap();
+    assert_alike(&student.slopes(&parameters, &LANES, 7).unwrap(), &anew, 1e-6);
+}
+
+/// By way of a gentler ratio, the file has the ratio asked for, and its plan makes the same bytes.
+#[test]
+fn stages_lead_to_the_same_ratio_and_replay() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut request = request(folder.path());
+    request.options.stages = Some(2);
+    request.options.epochs = Some(1.2);
+    let report = compress(&request, &Silent).unwrap();
+    assert!(report.ratio.reached.unwrap() >= 16.0 * 0.999, "{:?}", report.ratio);
+    let ratios: Vec<f64> =
+        report.training.unwrap().stages.iter().map(|stage| stage.ratio.unwrap()).collect();
+    assert_eq!(ratios, [4.0, 16.0]);
+    let metric = report.metric.unwrap();
+    assert!(metric.tuned.unwrap() >= metric.factorized.unwrap());
+    assert!((metric.written.unwrap() - metric.tuned.unwrap()).abs() < 0.11);
+    let again = folder.path().join("again.onnx");
+    apply(&request.input, request.save_plan.as_ref().unwrap(), &again, false).unwrap();
+    assert!(fs::read(&again).unwrap() == fs::read(&request.output).unwrap());
 }
 
 /// A model that takes eight samples at a time has the gradients of one that takes any number, on sets of

@@ -148,6 +148,9 @@ pub struct DataArgs {
     /// Order of the model's channels: rgb, bgr
     #[arg(long, value_name = "ORDER", default_value = "rgb")]
     channels: ChannelOrder,
+    /// Axis of the output that has the scores of classes, -1 for the last [default: by its shape]
+    #[arg(long, value_name = "AXIS", allow_negative_numbers = true)]
+    class_axis: Option<isize>,
 }
 
 impl DataArgs {
@@ -160,6 +163,7 @@ impl DataArgs {
             image_size: self.image_size,
             resize: self.resize,
             channels: self.channels,
+            class_axis: self.class_axis,
         }
     }
 
@@ -283,6 +287,17 @@ struct TrainArgs {
     #[arg(long, value_name = "SHARE", default_value_t = Options::default().distill,
           value_parser = values::share)]
     distill: f64,
+    /// Values of the graph that are to be as in the original too, by name; their error counts
+    /// relative to what they are
+    #[arg(long = "match", value_name = "VALUE,..", value_delimiter = ',', requires = "train")]
+    matched: Vec<String>,
+    /// Weight of these errors together in the loss
+    #[arg(long, value_name = "WEIGHT", default_value_t = Options::default().match_weight,
+          value_parser = values::not_negative)]
+    match_weight: f64,
+    /// Bytes that values kept for the way back may take, as in 64M or 1G
+    #[arg(long, value_name = "BYTES", value_parser = values::bytes, requires = "train")]
+    train_memory: Option<usize>,
     /// Weight of the modified stable rank while the dense model is prepared for its ranks; 0 leaves
     /// that out
     #[arg(long, value_name = "WEIGHT", default_value_t = Options::default().msr,
@@ -292,6 +307,10 @@ struct TrainArgs {
     #[arg(long, value_name = "P", default_value_t = Options::default().msr_power,
           value_parser = clap::value_parser!(u8).range(1..=2))]
     msr_power: u8,
+    /// Train at so many ratios on the way to the last one, itself included, and choose ranks anew for
+    /// each
+    #[arg(long, value_name = "N", value_parser = values::at_least_one, requires = "train")]
+    stages: Option<usize>,
     /// What is done to images: none, or some of flip, shift [default: what the original withstands]
     #[arg(long, value_name = "HOW", value_parser = values::augmentation)]
     augment: Option<Augmentation>,
@@ -337,8 +356,12 @@ impl CompressArgs {
                 decay: training.decay,
                 train_batch: training.train_batch,
                 distill: training.distill,
+                matched: training.matched,
+                match_weight: training.match_weight,
+                train_memory: training.train_memory,
                 msr: training.msr,
                 msr_power: training.msr_power,
+                stages: training.stages,
                 augmentation: training.augment,
                 threads: common.threads,
                 metric: self.metric,

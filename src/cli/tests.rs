@@ -41,11 +41,12 @@ fn every_flag_arrives() {
     let request = request(
         "a b --ratio 2 --target macs --data d --labels l --test t --test-labels tl \
          --mean -1,.5 --std 2 --scale 0.1 --layout nhwc --image-size 3x4 --resize crop:9 \
-         --channels bgr --metric top5 --include x* --include y --exclude z \
+         --channels bgr --class-axis -1 --metric top5 --include x* --include y --exclude z \
          --schemes channel,tucker --rank-multiple 8 --beam 3 --max-evals 9 --time-limit 2m \
          --search start --statistics none --calibration-samples 5 --search-samples 6 \
          --seed 7 --train n --train-labels nl --epochs 2.5 --train-time 15m --optimizer sgd \
-         --decay 0.5 --lr 0.01 --train-batch 32 --distill 0.25 --msr 0.5 --msr-power 1 --augment \
+         --decay 0.5 --lr 0.01 --train-batch 32 --distill 0.25 --msr 0.5 --msr-power 1 --match a,b \
+         --match-weight 0.5 --train-memory 64M --stages 2 --augment \
          flip,shift --resume st --threads 2 --save-plan p --force --max-drop 1.5 --shape i=1x2 \
          --json -vv",
     );
@@ -72,6 +73,10 @@ fn every_flag_arrives() {
         distill: 0.25,
         msr: 0.5,
         msr_power: 1,
+        matched: vec!["a".into(), "b".into()],
+        match_weight: 0.5,
+        train_memory: Some(64_000_000),
+        stages: Some(2),
         augmentation: Some(Augmentation { flip: true, shift: 32 }),
         seed: 7,
         threads: Some(2),
@@ -83,6 +88,7 @@ fn every_flag_arrives() {
     assert_eq!(data.preprocess.mean, [-1.0, 0.5]);
     assert_eq!(data.preprocess.resize, Resize::Crop { shorter_side: Some(9) });
     assert_eq!(data.preprocess.image_size, Some((3, 4)));
+    assert_eq!(data.preprocess.class_axis, Some(-1));
     let test = request.test.expect("test data");
     assert_eq!(test.labels, Some("tl".into()));
     assert_eq!(test.preprocess, data.preprocess);

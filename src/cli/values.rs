@@ -31,6 +31,21 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "not a time, like `90`, `90s` or `2m`".to_owned())
 }
 
+/// Bytes, or a number with `K`, `M` or `G`: thousands, millions, milliards of them.
+pub fn bytes(text: &str) -> Result<usize, String> {
+    let (number, unit) = match text.as_bytes().last().map(u8::to_ascii_uppercase) {
+        Some(b'K') => (&text[..text.len() - 1], 1e3),
+        Some(b'M') => (&text[..text.len() - 1], 1e6),
+        Some(b'G') => (&text[..text.len() - 1], 1e9),
+        _ => (text, 1.0),
+    };
+    let bytes = number.parse().ok().map(|n: f64| n * unit);
+    bytes
+        .filter(|n| (1.0..1e15).contains(n))
+        .map(|n| n as usize)
+        .ok_or_else(|| "not a number of bytes, like `64M` or `1G`".to_owned())
+}
+
 /// `NAME=1x3x224x224`.
 pub fn shape(text: &str) -> Result<(String, Vec<usize>), String> {
     let parts = text.rsplit_once('=').filter(|(name, _)| !name.is_empty());

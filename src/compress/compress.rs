@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::time::Instant;
 
+use super::gentle::{self, Dense, Whole};
 use super::parts::Parts;
 use super::result::{self, Proof};
 use super::target::is_one_place;
@@ -87,55 +88,45 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
         option: "--ratio".to_owned(),
         reason: "say how many times smaller the model is to be".to_owned(),
     })?;
-    let knobs = NetworkOptions {
-        statistics: if parts.is_some() { options.statistics } else { Statistics::None },
-        ridge: RIDGE,
-        rows_per_input: ROWS,
-        seed: options.seed,
-    };
-    progress.phase("calibrate", None);
-    let clock = Instant::now();
-    let macs = result::macs(&model, &layers, sample.clone())?.unwrap_or(0).max(1);
-    let most = usize::try_from(SEARCH_MACS / macs).unwrap_or(usize::MAX).max(SEARCH_CALIBRATION);
-    let samples = parts.as_ref().map_or(0, |parts| parts.calibration.len());
-    let dense;
-    let mut network =
-        calibrated(&model, &layers, &sample, parts.as_ref(), samples.min(most), knobs, progress)?;
-    seconds.calibrate = Some(clock.elapsed().as_secs_f64());
-    let mut found =
-        choose(&network, &layers, &sample, parts.as_ref(), ratio, options, &mut seconds, progress)?;
-
     let mut trainer = match &parts {
         Some(parts) => Trainer::new(&model, parts, &sample, request)?,
         None => None,
     };
+    let whole = Whole { model: &model, layers: in_order(&model, &layers)?, sample: &sample };
+    let mut dense = Dense::of(model.clone(), &whole.layers);
+    let gentle = gentle::ratios(ratio, options);
     let mut stages = Vec::new();
-    let clock = Instant::now();
-    dense = match &mut trainer {
-        Some(trainer) if options.msr > 0.0 => {
-            Some(trainer.prepare(&layers, &found.choices, &mut stages, progress)?)
+    let mut tuning = 0.0;
+    if let (Some(parts), Some(trainer)) = (&parts, &mut trainer) {
+        let clock = Instant::now();
+        for &ratio in &gentle {
+            dense = whole.through(&dense, parts, ratio, options, trainer, &mut stages, progress)?;
         }
-        _ => None,
+        tuning = clock.elapsed().as_secs_f64();
+    }
+    let (mut found, searched) =
+        choose(&dense, &whole, parts.as_ref(), ratio, options, &mut seconds, progress)?;
+    let retrained;
+    let (dense, searched) = match &mut trainer {
+        Some(trainer) if options.msr > 0.0 => {
+            let clock = Instant::now();
+            let prepared = trainer.prepare(&dense, &found.choices, &mut stages, progress)?;
+            drop(searched);
+            dense.set_trained(prepared)?;
+            retrained = dense;
+            found.compressed = None;
+            tuning += clock.elapsed().as_secs_f64();
+            (&retrained, None)
+        }
+        _ => (&dense, Some(searched)),
     };
-    let mut tuning = clock.elapsed().as_secs_f64();
 
     progress.phase("factorize", None);
     let clock = Instant::now();
-    if dense.is_some() || samples > most {
-        let model = dense.as_ref().unwrap_or(&model);
-        network = calibrated(model, &layers, &sample, parts.as_ref(), samples, knobs, progress)?;
-        found.compressed = None;
-    }
-    let compressed = match found.compressed.take() {
-        Some(compressed) => compressed,
-        None => network.compress(
-            &found.choices,
-            &network.dense(),
-            &mut Snapshots::new(0),
-            &mut found.effort,
-        )?,
-    };
-    let mut plan = Plan::new(&model, &network.layers, &compressed.factors)?;
+    let (network, compressed) =
+        fitted(dense, &whole, parts.as_ref(), &mut found, searched, options, progress)?;
+    let factors = dense.factors(&network, &compressed.factors)?;
+    let mut plan = Plan::new(&model, &whole.layers, &factors)?;
     let (mut output, folded) = carry_out(&plan, &model)?;
     seconds.factorize = Some(clock.elapsed().as_secs_f64());
     let mut proof = match &parts {
@@ -144,9 +135,10 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
     };
     if let Some(trainer) = &mut trainer {
         let clock = Instant::now();
-        let dense = dense.as_ref().unwrap_or(&model);
-        let start = carry_out(&Plan::new(dense, &network.layers, &compressed.factors)?, dense)?.0;
-        let tuned = trainer.tune(&start, &sample, &mut stages, progress)?;
+        let start = Plan::new(&dense.base, &whole.layers, &factors)?;
+        let start = carry_out(&start, &dense.base)?.0;
+        let share = if gentle.is_empty() { 1.0 } else { 1.0 - gentle::SHARE };
+        let tuned = trainer.tune(&start, &sample, ratio, share, &mut stages, progress)?;
         plan.take_trained(&output, &tuned)?;
         output = tuned;
         if let Some(proof) = &mut proof {
@@ -170,7 +162,7 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
     report.ratio.target = options.target.name().to_owned();
     report.ratio.reached = Some(reached(&report, options.target));
     report.search = Some(search_report(options, &found, network.layers.len()));
-    result::fill_layers(&mut report, &layers, &network, &compressed, &folded);
+    result::fill_layers(&mut report, &layers, &whole.layers, &network.extents, &factors, &folded);
     result::check_targets(&mut report, options);
     if parts.is_none() {
         report.warnings.push(
@@ -208,7 +200,7 @@ fn search_report(options: &Options, found: &Found, layers: usize) -> report::Sea
 }
 
 /// What was chosen, and how.
-struct Found {
+pub(super) struct Found {
     choices: Vec<Option<crate::factorize::Choice>>,
     /// The network of these choices, where the search has fitted it.
     compressed: Option<Compressed>,
@@ -218,58 +210,116 @@ struct Found {
     samples: usize,
 }
 
-/// The network of a model with the statistics of so many calibration samples.
+/// The layers that can be factorized, in the order they run.
+pub(super) fn in_order(model: &Model, layers: &[Layer]) -> Result<Vec<Layer>> {
+    let evaluator = Evaluator::new(model)?;
+    let mut found: Vec<(usize, Layer)> = layers
+        .iter()
+        .filter(|layer| layer.map.is_some())
+        .filter_map(|layer| Some((evaluator.step_of(layer.node)?, layer.clone())))
+        .collect();
+    found.sort_by_key(|(step, _)| *step);
+    Ok(found.into_iter().map(|(_, layer)| layer).collect())
+}
+
+/// The dense network with its statistics, of at most `most` samples.
 fn calibrated<'a>(
-    model: &'a Model,
-    layers: &[Layer],
-    sample: &[Tensor],
+    dense: &'a Dense,
+    whole: &Whole<'_>,
     parts: Option<&Parts>,
-    samples: usize,
-    knobs: NetworkOptions,
+    most: usize,
+    options: &Options,
     progress: &dyn Progress,
 ) -> Result<Network<'a>> {
-    let mut network = Network::new(model, layers, sample.to_vec(), knobs)?;
+    let knobs = NetworkOptions {
+        statistics: if parts.is_some() { options.statistics } else { Statistics::None },
+        ridge: RIDGE,
+        rows_per_input: ROWS,
+        seed: options.seed,
+    };
+    let mut network = Network::new(&dense.model, &dense.layers, whole.sample.to_vec(), knobs)?;
     if let Some(parts) = parts {
-        let indices = parts.calibration[..samples].to_vec();
+        let count = parts.calibration.len().min(most);
+        let indices = parts.calibration[..count].to_vec();
         network.calibrate(Samples::new(&parts.data, indices, &network.evaluator)?)?;
         weigh(&mut network, parts, progress)?;
     }
     Ok(network)
 }
 
-/// Chooses scheme and ranks of every layer within the budget.
-fn choose(
-    network: &Network<'_>,
-    layers: &[Layer],
-    sample: &[Tensor],
+/// The network of what was found, fitted to all calibration samples; `searched` is the one that was
+/// searched.
+pub(super) fn fitted<'a>(
+    dense: &'a Dense,
+    whole: &Whole<'_>,
+    parts: Option<&Parts>,
+    found: &mut Found,
+    searched: Option<Network<'a>>,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<(Network<'a>, Compressed)> {
+    let samples = parts.map_or(0, |parts| parts.calibration.len());
+    let seen = |network: &Network<'_>| network.calibration.as_ref().map_or(0, Samples::len);
+    let network = match searched.filter(|network| seen(network) == samples) {
+        Some(network) => network,
+        None => {
+            found.compressed = None;
+            calibrated(dense, whole, parts, usize::MAX, options, progress)?
+        }
+    };
+    let compressed = match found.compressed.take() {
+        Some(compressed) => compressed,
+        None => network.compress(
+            &found.choices,
+            &network.dense(),
+            &mut Snapshots::new(0),
+            &mut found.effort,
+        )?,
+    };
+    Ok((network, compressed))
+}
+
+/// Chooses scheme and ranks of every layer of the dense model within the budget. Returns the network
+/// that was searched too.
+pub(super) fn choose<'a>(
+    dense: &'a Dense,
+    whole: &Whole<'_>,
     parts: Option<&Parts>,
     ratio: f64,
     options: &Options,
     seconds: &mut Seconds,
     progress: &dyn Progress,
-) -> Result<Found> {
+) -> Result<(Found, Network<'a>)> {
+    let clock = Instant::now();
+    progress.phase("calibrate", None);
+    let macs = result::macs(&dense.model, &dense.layers, whole.sample.to_vec())?.unwrap_or(0);
+    let most = usize::try_from(SEARCH_MACS / macs.max(1)).unwrap_or(usize::MAX);
+    let most = most.max(SEARCH_CALIBRATION);
+    let network = calibrated(dense, whole, parts, most, options, progress)?;
+    seconds.calibrate = Some(clock.elapsed().as_secs_f64());
     let clock = Instant::now();
     let forms = network.layer_options(&options.schemes, options.rank_multiple, options.target)?;
-    let budget = budget(network.model, layers, sample, &forms, options.target, ratio)?;
+    let budget = budget(dense, whole, &forms, options.target, ratio)?;
     let Some(parts) = parts else {
         let losses = Prediction::new(vec![1.0; forms.len()]).losses(&forms);
         let found = search::start(&forms, &losses, budget).unwrap_or_default();
         seconds.search = Some(clock.elapsed().as_secs_f64());
         let choices = Network::choices(&forms, &found);
-        return Ok(Found {
+        let found = Found {
             choices,
             compressed: None,
             effort: Effort::default(),
             mode: SearchMode::Start,
             samples: 0,
-        });
+        };
+        return Ok((found, network));
     };
     let samples = Samples::new(&parts.data, parts.search.clone(), &network.evaluator)?;
     let mut effort = Effort::default();
     progress.phase("sensitivity", Some(forms.len() as u64));
     let imitation = network.scorer(&samples, None, false)?;
     let sensitivity = search::sensitivities(
-        network,
+        &network,
         &forms,
         budget,
         &samples,
@@ -293,7 +343,7 @@ fn choose(
         SearchMode::Start => first,
         SearchMode::Beam => {
             let (best, fitted, spent) = search::beam(
-                network,
+                &network,
                 &forms,
                 budget,
                 first,
@@ -309,7 +359,7 @@ fn choose(
         }
         SearchMode::Paper => {
             let (best, spent) = search::paper(
-                network,
+                &network,
                 &forms,
                 budget,
                 &prediction,
@@ -324,7 +374,8 @@ fn choose(
     };
     seconds.search = Some(clock.elapsed().as_secs_f64());
     let choices = Network::choices(&forms, &allocation);
-    Ok(Found { choices, compressed, effort, mode: options.search, samples: samples.len() })
+    let samples = samples.len();
+    Ok((Found { choices, compressed, effort, mode: options.search, samples }, network))
 }
 
 /// Gives the layers the metrics of their outputs, where these are asked for and can be had.
@@ -348,20 +399,25 @@ fn weigh(network: &mut Network<'_>, parts: &Parts, progress: &dyn Progress) -> R
 
 /// What the compressible layers may cost together.
 fn budget(
-    model: &Model,
-    layers: &[Layer],
-    sample: &[Tensor],
+    dense: &Dense,
+    whole: &Whole<'_>,
     forms: &[LayerOptions],
     resource: Target,
     ratio: f64,
 ) -> Result<Budget> {
-    let dense: u64 = forms.iter().map(|f| resource.of(&f.stored)).sum();
-    let total = match resource {
-        Target::Bytes => model.encoded_len(),
-        Target::Params => result::params(model),
-        Target::Macs => result::macs(model, layers, sample.to_vec())?.unwrap_or(dense),
+    let stored: u64 = forms.iter().map(|f| resource.of(&f.stored)).sum();
+    let cost = |model: &Model| -> Result<u64> {
+        Ok(match resource {
+            Target::Bytes => model.encoded_len(),
+            Target::Params => result::params(model),
+            Target::Macs => {
+                let layers = find(model, &Filter::default())?;
+                result::macs(model, &layers, whole.sample.to_vec())?.unwrap_or(stored)
+            }
+        })
     };
-    let rest = total.saturating_sub(dense);
+    let rest = cost(&dense.model)?.saturating_sub(stored);
+    let total = cost(whole.model)?;
     let allowed = (total as f64 / ratio).floor() as u64;
     let budget = Budget { resource, limit: allowed.saturating_sub(rest) };
     let least = budget.least(forms);

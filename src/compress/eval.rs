@@ -69,7 +69,7 @@ pub fn eval(request: &Eval<'_>, progress: &dyn Progress) -> Result<EvalReport> {
     let outputs = runner.run(&data, "eval", progress)?;
     // With labels the reference only tells the shapes of outputs.
     let reference = expected.unwrap_or_else(|| outputs.clone());
-    let scorer = Scorer::new(reference, labels, request.metric, None)?;
+    let scorer = Scorer::new(reference, labels, request.metric, data.class_axis())?;
     let score = scorer.score(&outputs, 0..data.len())?;
     let metric = scorer.metric();
     Ok(EvalReport {

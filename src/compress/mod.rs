@@ -5,6 +5,7 @@ mod check;
 #[allow(clippy::module_inception, reason = "the command is called so")]
 mod compress;
 mod eval;
+mod gentle;
 mod inspect;
 mod parts;
 mod result;

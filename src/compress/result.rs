@@ -19,7 +19,7 @@ use crate::report::{
     Validation,
 };
 use crate::score::Scorer;
-use crate::search::{self, Compressed, Network, Plan, Samples};
+use crate::search::{self, Plan, Samples};
 use crate::tensor::{DataType, Tensor};
 use crate::validate::{Agreement, RUNTIME, Session, latency};
 
@@ -243,15 +243,16 @@ fn write_text(path: &Path, text: &str) -> Result<()> {
 pub(super) fn fill_layers(
     report: &mut Report,
     layers: &[Layer],
-    network: &Network<'_>,
-    compressed: &Compressed,
+    compressible: &[Layer],
+    extents: &[Extent],
+    factors: &[Option<Factors>],
     folded: &HashSet<String>,
 ) {
     for layer in layers {
-        let place = network.layers.iter().position(|l| l.node == layer.node);
+        let place = compressible.iter().position(|l| l.node == layer.node);
         let place = place.filter(|_| layer.map.is_some());
-        let factors = place.and_then(|l| compressed.factors[l].as_ref());
-        let extent = place.map(|l| network.extents[l]).unwrap_or_default();
+        let factors = place.and_then(|l| factors[l].as_ref());
+        let extent = place.map(|l| extents[l]).unwrap_or_default();
         let own_bias = !folded.contains(&layer.name);
         report.layers.push(entry(layer, factors, own_bias, extent));
     }

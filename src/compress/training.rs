@@ -3,20 +3,24 @@
 use std::time::{Duration, Instant};
 
 use prost::Message;
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
 
 use super::Request;
+use super::gentle::Dense;
 use super::parts::Parts;
 use super::result;
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
 use crate::eval::{Evaluator, Obstacle};
 use crate::factorize::Choice;
-use crate::layer::{Filter, Layer, find};
+use crate::layer::{Filter, find};
 use crate::onnx::Model;
 use crate::options::Options;
 use crate::progress::Progress;
 use crate::report::{Training, TrainingStage};
-use crate::score::{Objective, Scorer};
+use crate::score::{Objective, Scorer, Task};
 use crate::search::{self, Samples};
 use crate::tensor::Tensor;
 use crate::tune::{
@@ -43,6 +47,9 @@ const LEAST_RATE: f64 = 0.05;
 /// Share of the whole that goes to the dense model where that is trained.
 const DENSE_SHARE: f64 = 0.25;
 
+/// Changed images that such a loss is a mean over, at least about.
+const SHOWN: usize = 1000;
+
 /// Loss that a change of images may add before it counts as a change of their meaning.
 const WITHSTOOD: f64 = 0.1;
 
@@ -55,6 +62,8 @@ pub(super) struct Trainer<'a> {
     samples: &'a [usize],
     checks: Samples,
     scorer: Scorer,
+    /// As many of the samples trained on, where labels make a difference: see `tune::Judgement`.
+    probe: Option<(Samples, Scorer)>,
     options: &'a Options,
     augmentation: Augmentation,
     /// Loss of the original on the samples that states are judged on.
@@ -80,9 +89,31 @@ impl<'a> Trainer<'a> {
     ) -> Result<Option<Self>> {
         let options = &request.options;
         let Some((data, samples)) = &parts.train else { return Ok(None) };
-        let original = Evaluator::new(model)?;
+        let matched: Vec<&str> = options.matched.iter().map(String::as_str).collect();
+        let computed = |name: &str| {
+            model.graph().node.iter().any(|node| node.output.iter().any(|output| output == name))
+        };
+        if let Some(name) = matched.iter().find(|name| !computed(name)) {
+            return Err(Error::Option {
+                option: "--match".to_owned(),
+                reason: format!("no node of the model computes a value `{name}`"),
+            });
+        }
+        let original = Evaluator::observing(model, &matched)?;
         let checks = Samples::new(&parts.data, parts.search.clone(), &original)?;
         let scorer = search::scorer(&original, &checks, options.metric, true)?;
+        let labelled = scorer.task() == Task::Classification && data.has_labels();
+        let probe = match labelled {
+            true => {
+                let mut order = samples.clone();
+                order.shuffle(&mut ChaCha8Rng::seed_from_u64(options.seed));
+                order.truncate(checks.len());
+                let samples = Samples::new(data, order, &original)?;
+                let scorer = search::scorer(&original, &samples, options.metric, true)?;
+                Some((samples, scorer))
+            }
+            false => None,
+        };
         let macs = result::macs(model, &find(model, &Filter::default())?, sample.to_vec())?;
         let loss = scorer.reference_score()?.mean_loss();
         let mut trainer = Self {
@@ -94,6 +125,7 @@ impl<'a> Trainer<'a> {
             samples,
             checks,
             scorer,
+            probe,
             options,
             augmentation: Augmentation::default(),
             macs: macs.unwrap_or(0) as f64,
@@ -140,11 +172,14 @@ impl<'a> Trainer<'a> {
     fn withstood(&self) -> Result<Augmentation> {
         let loss = |augmentation: Augmentation| -> Result<f64> {
             let mut losses = Vec::new();
-            for run in 0..self.checks.runs() {
+            let runs = self.checks.runs();
+            // Single images that are moved out of sight weigh much among few.
+            let draws = if augmentation.is_none() { 1 } else { (SHOWN / self.checks.len()).max(1) };
+            for (draw, run) in (0..draws).flat_map(|d| (0..runs).map(move |run| (d, run))) {
                 let mut inputs = self.checks.inputs(run, &self.original)?;
                 for input in &mut inputs {
                     *input = augmentation
-                        .apply(input, run as u64)
+                        .apply(input, draw as u64, self.checks.range(run).start as u64)
                         .map_err(|e| Error::Training { reason: e.to_string() })?;
                 }
                 let range = self.checks.range(run);
@@ -219,12 +254,18 @@ impl<'a> Trainer<'a> {
         progress: &dyn Progress,
     ) -> Result<Trained> {
         let clock = Instant::now();
+        let share = self.options.match_weight / self.options.matched.len().max(1) as f64;
+        let matched: Vec<(&str, f64)> =
+            self.options.matched.iter().map(|name| (name.as_str(), share)).collect();
         let course = Course {
+            matched: &matched,
+            memory: self.options.train_memory,
             original: &self.original,
             data: self.data,
             samples: self.samples,
             checks: &self.checks,
             scorer: &self.scorer,
+            probe: self.probe.as_ref().map(|(samples, scorer)| (samples, scorer)),
             objective: self.objective(),
             augmentation: self.augmentation,
             recipe,
@@ -235,12 +276,15 @@ impl<'a> Trainer<'a> {
         let history = &trained.history;
         let entry = TrainingStage {
             stage: name.to_owned(),
+            ratio: None,
             learning_rate: recipe.schedule.peak,
             epochs: history.samples as f64 / self.samples.len().max(1) as f64,
             steps: history.steps,
             seconds: clock.elapsed().as_secs_f64(),
-            score_before: history.scores.first().copied().unwrap_or(f64::NAN),
-            score_after: history.best,
+            score_before: history.scores.first().map_or(f64::NAN, |s| s.held),
+            score_after: history.best.map_or(f64::NAN, |s| s.held),
+            fitted_before: history.scores.first().and_then(|s| s.fitted),
+            fitted_after: history.best.and_then(|s| s.fitted),
             tail_before: None,
             tail_after: None,
             setbacks: history.setbacks,
@@ -253,15 +297,16 @@ impl<'a> Trainer<'a> {
     /// were found.
     pub fn prepare(
         &mut self,
-        layers: &[Layer],
+        dense: &Dense,
         choices: &[Option<Choice>],
         stages: &mut Vec<Stage>,
         progress: &dyn Progress,
     ) -> Result<Model> {
+        let layers = &dense.layers;
         let mut before = Vec::new();
         let trained = self.train(
             "msr",
-            self.model,
+            &dense.model,
             self.recipe(self.macs, DENSE_SHARE, f64::INFINITY),
             |parameters| {
                 before = spectra(layers, choices, parameters)?;
@@ -299,16 +344,18 @@ impl<'a> Trainer<'a> {
         Ok(trained.model)
     }
 
-    /// A factorized model with its weights trained.
+    /// A factorized model, of a `ratio`, with its weights trained in `share` of the whole training.
     pub fn tune(
         &mut self,
         model: &Model,
         sample: &[Tensor],
+        ratio: f64,
+        share: f64,
         stages: &mut Vec<Stage>,
         progress: &dyn Progress,
     ) -> Result<Model> {
         let macs = result::macs(model, &find(model, &Filter::default())?, sample.to_vec())?;
-        let share = if self.options.msr > 0.0 { 1.0 - DENSE_SHARE } else { 1.0 };
+        let share = if self.options.msr > 0.0 { share - DENSE_SHARE * share } else { share };
         let start = search::score(&Evaluator::new(model)?, &self.checks, &self.scorer)?.mean_loss();
         let recipe = self.recipe(macs.map_or(self.macs, |m| m as f64), share, start);
         let decay = self.options.decay;
@@ -320,7 +367,11 @@ impl<'a> Trainer<'a> {
             let judged = |parameters: &[Parameter]| Ok(parameters.to_vec());
             Ok(Aim { penalty: Box::new(penalty), judged: Box::new(judged) })
         };
-        Ok(self.train("tune", model, recipe, aim, stages, progress)?.model)
+        let trained = self.train("tune", model, recipe, aim, stages, progress)?;
+        if let Some(stage) = stages.last_mut() {
+            stage.entry.ratio = Some(ratio);
+        }
+        Ok(trained.model)
     }
 
     /// What was done.

@@ -57,6 +57,7 @@ pub struct Dataset {
     shared: Arc<Shared>,
     /// Which samples belong to this part; `None` means all.
     part: Option<Arc<[usize]>>,
+    class_axis: Option<isize>,
 }
 
 #[derive(Debug)]
@@ -90,6 +91,12 @@ enum Stored {
 }
 
 impl Dataset {
+    /// The axis of the class scores that labels are indices of, where it was given.
+    #[must_use]
+    pub fn class_axis(&self) -> Option<isize> {
+        self.class_axis
+    }
+
     /// Opens the data at `path` for a model with the given inputs. Labels come from the file
     /// `labels` where it is given, else from the data itself.
     ///
@@ -136,7 +143,7 @@ impl Dataset {
         if let Some(file) = labels {
             shared.labels = Some(Labels::read(file, shared.samples)?);
         }
-        Ok(Self { shared: Arc::new(shared), part: None })
+        Ok(Self { shared: Arc::new(shared), part: None, class_axis: pre.class_axis })
     }
 
     fn open_images(path: &Path, inputs: &[InputSpec], pre: &Preprocess) -> Result<Shared> {
@@ -306,7 +313,7 @@ impl Dataset {
     /// When there is no such sample.
     pub fn subset(&self, indices: &[usize]) -> Result<Self> {
         let part = self.rows(indices)?;
-        Ok(Self { shared: Arc::clone(&self.shared), part: Some(part.into()) })
+        Ok(Self { shared: Arc::clone(&self.shared), part: Some(part.into()), ..*self })
     }
 
     /// From positions in this part to positions in the data.

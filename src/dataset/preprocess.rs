@@ -26,6 +26,9 @@ pub struct Preprocess {
     pub resize: Resize,
     /// In which order the model takes the channels of images. Default: RGB.
     pub channels: ChannelOrder,
+    /// Axis of the class scores that labels are indices of, in the model's output and negative from
+    /// the end; found by the shapes where there is none.
+    pub class_axis: Option<isize>,
 }
 
 impl Preprocess {

@@ -10,6 +10,8 @@ mod chain;
 mod compile;
 mod fuse;
 pub mod moments;
+mod memory;
+mod recorder;
 mod tape;
 
 use std::collections::HashMap;
@@ -23,7 +25,9 @@ use crate::tensor::Tensor;
 
 pub use batches::{Batches, InputSpec, filled_up, join, part, per_sample};
 pub use chain::Chain;
-pub use tape::{Obstacle, Prepared, Recorder, Tape};
+pub use memory::Bound;
+pub use recorder::{Obstacle, Prepared, Recorder};
+pub use tape::Tape;
 
 /// Index of a value among an evaluator's values.
 pub type ValueId = usize;

@@ -242,7 +242,7 @@ fn balanced(mut factors: Vec<Matrix>) -> Vec<Matrix> {
 }
 
 /// M = A P over the whole of x.
-fn unproject(a: &Matrix, projection: &Matrix, side: Side) -> Matrix {
+pub(super) fn unproject(a: &Matrix, projection: &Matrix, side: Side) -> Matrix {
     let mut out = Matrix::zeros((a.nrows(), side.side * side.rest));
     for k in 0..side.rest {
         let part = a.slice(ndarray::s![.., k..;side.rest]).to_owned();

@@ -19,6 +19,7 @@ mod curve;
 mod fit;
 mod nodes;
 mod scheme;
+mod trained;
 
 pub use curve::{Curve, curves};
 pub use fit::{Fit, Metric};

@@ -17,6 +17,8 @@ pub struct Replacement {
     pub nodes: Vec<NodeProto>,
     /// New constants by name.
     pub constants: Vec<(String, Tensor)>,
+    /// Which of them is the layer's new bias.
+    pub bias: Option<String>,
 }
 
 impl Replacement {
@@ -132,7 +134,8 @@ impl Builder<'_> {
             return Ok(None);
         }
         let elements = self.factors.bias.iter().map(|&v| v as f32).collect();
-        self.constant("bias", shape, elements).map(Some)
+        self.out.bias = Some(self.constant("bias", shape, elements)?);
+        Ok(self.out.bias.clone())
     }
 
     /// Adds a node; the last one, as `last` says, takes over the layer's output.

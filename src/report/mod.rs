@@ -154,6 +154,8 @@ pub struct Training {
 #[allow(missing_docs)]
 pub struct TrainingStage {
     pub stage: String,
+    /// The ratio that the factors have; null for `msr`.
+    pub ratio: Option<f64>,
     pub epochs: f64,
     pub steps: usize,
     /// The highest one.
@@ -162,6 +164,9 @@ pub struct TrainingStage {
     /// Scores on the samples of the search: lower is better.
     pub score_before: f64,
     pub score_after: f64,
+    /// The same on as many of the samples trained on; null without labels.
+    pub fitted_before: Option<f64>,
+    pub fitted_after: Option<f64>,
     /// Share of the squared singular values beyond the ranks, a mean over weights.
     pub tail_before: Option<f64>,
     pub tail_after: Option<f64>,

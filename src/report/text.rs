@@ -163,9 +163,13 @@ fn effort(out: &mut String, report: &Report, style: Style) {
                 }
                 _ => String::new(),
             };
+            let at = match (stage.ratio, report.ratio.asked) {
+                (Some(ratio), Some(asked)) if ratio < asked => format!(" at ratio {ratio:.2}"),
+                _ => String::new(),
+            };
             let _ = writeln!(
                 out,
-                "  {}: {:.1} epochs, {} steps at rates up to {:.1e} in {:.0} s; loss on the search's samples {} -> {}{tails}",
+                "  {}{at}: {:.1} epochs, {} steps at rates up to {:.1e} in {:.0} s; loss on the search's samples {} -> {}{tails}",
                 stage.stage,
                 stage.epochs,
                 count(stage.steps as u64),
@@ -176,7 +180,10 @@ fn effort(out: &mut String, report: &Report, style: Style) {
             );
         }
         for obstacle in &training.obstacles {
-            let _ = writeln!(out, "  not trained: {obstacle}");
+            let _ = writeln!(
+                out,
+                "  no gradient passes {obstacle} stay as the sequential least squares left them"
+            );
         }
     }
     let seconds = &report.seconds;

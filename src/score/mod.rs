@@ -32,7 +32,7 @@ use crate::error::{Error, Result};
 use crate::tensor::{DataType, Tensor};
 
 pub use metric::MetricKind;
-pub use objective::{Gradients, Objective};
+pub use objective::{Gradients, Objective, squared_errors};
 
 /// The loss of a sample whose outputs are no numbers, and the bound of all losses.
 pub const WORST_LOSS: f64 = 1e9;

@@ -217,6 +217,37 @@ fn scatter(layout: ClassLayout, out: &mut [f64], position: usize, row: &[f64], s
     }
 }
 
+/// For every sample `weight` times the squared distance of a value to what it is to be, as a share of
+/// `energy`, and the gradient of the sum over samples. Axis 0 of both counts samples.
+///
+/// # Errors
+/// When the two differ in shape or are not of `f32`.
+pub fn squared_errors(
+    value: &Tensor,
+    target: &Tensor,
+    energy: f64,
+    weight: f64,
+) -> Result<(Vec<f64>, Tensor)> {
+    let fault = |source| mismatch(format!("a value can't be compared: {source}"));
+    if value.shape() != target.shape() {
+        let shapes = (value.shape(), target.shape());
+        return Err(mismatch(format!("a value {:?} is {:?} in the original", shapes.0, shapes.1)));
+    }
+    let samples = value.shape().first().copied().unwrap_or(1).max(1);
+    let (own, wanted) =
+        (value.f32("a value").map_err(fault)?, target.f32("a value").map_err(fault)?);
+    let scale = weight / energy.max(f64::MIN_POSITIVE);
+    let mut losses = vec![0.0; samples];
+    let per_sample = (value.len() / samples).max(1);
+    let mut gradient = Vec::with_capacity(value.len());
+    for (at, (a, b)) in own.iter().zip(wanted.iter()).enumerate() {
+        let error = f64::from(*a) - f64::from(*b);
+        losses[at / per_sample] += scale * error * error;
+        gradient.push((2.0 * scale * error) as f32);
+    }
+    Ok((losses, Tensor::from_vec(value.shape(), gradient).map_err(fault)?))
+}
+
 /// Adds the terms that compare an output as a vector.
 fn imitate(
     objective: &Objective,

@@ -379,7 +379,7 @@ pub fn scorer(
     labels: bool,
 ) -> Result<Scorer> {
     let labels = if labels { samples.labels()? } else { None };
-    Scorer::new(outputs(original, samples)?, labels, metric, None)
+    Scorer::new(outputs(original, samples)?, labels, metric, samples.class_axis())
 }
 
 /// An evaluator's outputs on all samples, joined.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::elements;
 use crate::error::{Error, Result};
-use crate::factorize::{Choice, Factors, replace};
+use crate::factorize::{Choice, Factors, Replacement, replace};
 use crate::graph::{self, NameAllocator};
 use crate::layer::{Filter, Layer, find};
 use crate::linalg::Matrix;
@@ -169,8 +169,27 @@ impl Plan {
     /// # Errors
     /// When the plan was made for another model.
     pub fn apply(&self, model: &Model) -> Result<Model> {
-        let layers = find(model, &Filter::default())?;
         let mut result = model.clone();
+        let mut replacements = self.replacements(model)?;
+        let graph = result.graph_mut();
+        // From the last node on, so that the indices of earlier ones stay.
+        replacements.sort_by_key(|(node, _)| std::cmp::Reverse(*node));
+        for (node, replacement) in replacements {
+            for (name, tensor) in &replacement.constants {
+                graph::add_initializer(graph, TensorProto::from_tensor(name, tensor));
+            }
+            graph::replace_node(graph, node, replacement.nodes)?;
+        }
+        graph::remove_unused_constants(graph);
+        Ok(result)
+    }
+
+    /// For each planned layer, in the plan's order, its node's index and what takes its place.
+    ///
+    /// # Errors
+    /// When the plan was made for another model.
+    pub fn replacements(&self, model: &Model) -> Result<Vec<(usize, Replacement)>> {
+        let layers = find(model, &Filter::default())?;
         let mut names = NameAllocator::new(model.graph());
         let mut replacements = Vec::new();
         for planned in &self.layers {
@@ -212,17 +231,7 @@ impl Plan {
             }
             replacements.push((layer.node, replacement));
         }
-        let graph = result.graph_mut();
-        // From the last node on, so that the indices of earlier ones stay.
-        replacements.sort_by_key(|(node, _)| std::cmp::Reverse(*node));
-        for (node, replacement) in replacements {
-            for (name, tensor) in &replacement.constants {
-                graph::add_initializer(graph, TensorProto::from_tensor(name, tensor));
-            }
-            graph::replace_node(graph, node, replacement.nodes)?;
-        }
-        graph::remove_unused_constants(graph);
-        Ok(result)
+        Ok(replacements)
     }
 }
 

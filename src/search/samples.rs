@@ -67,6 +67,12 @@ impl Samples {
         self.data.labels(&self.indices)
     }
 
+    /// The axis of the class scores, where it was given.
+    #[must_use]
+    pub fn class_axis(&self) -> Option<isize> {
+        self.data.class_axis()
+    }
+
     fn load(&self, run: usize) -> Result<Vec<Tensor>> {
         self.data.batch(&self.indices[self.range(run)])
     }

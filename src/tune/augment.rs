@@ -41,13 +41,14 @@ impl Augmentation {
         plan(shape).is_some()
     }
 
-    /// The batch with every image changed in its own way, which `seed` decides.
+    /// The batch with every image changed in its own way, which `seed` and its number decide; that of
+    /// the first image is `first`.
     ///
     /// Tensors that are no batch of images of floats come back as they are.
     ///
     /// # Errors
     /// None are known; the shape stays the same.
-    pub fn apply(&self, batch: &Tensor, seed: u64) -> Result<Tensor, OpError> {
+    pub fn apply(&self, batch: &Tensor, seed: u64, first: u64) -> Result<Tensor, OpError> {
         let (Some(plan), Ok(_)) = (plan(batch.shape()), batch.f32("an image")) else {
             return Ok(batch.clone());
         };
@@ -58,8 +59,10 @@ impl Augmentation {
         let images = images.as_slice().unwrap_or(&[]);
         let mut out = vec![0.0f32; images.len()];
         let length = plan.channels * plan.height * plan.width;
-        let mut random = ChaCha8Rng::seed_from_u64(seed);
-        for (image, out) in images.chunks_exact(length).zip(out.chunks_exact_mut(length)) {
+        let images = images.chunks_exact(length).zip(out.chunks_exact_mut(length));
+        for (number, (image, out)) in (first..).zip(images) {
+            let mut random = ChaCha8Rng::seed_from_u64(seed);
+            random.set_stream(number);
             let flip = self.flip && random.random_bool(0.5);
             let down = self.offset(plan.height, &mut random);
             let right = self.offset(plan.width, &mut random);
@@ -119,7 +122,7 @@ mod tests {
     #[test]
     fn images_are_mirrored_and_moved_whole() {
         let batch = images(&[40, 1, 8, 8]);
-        let changed = Augmentation { flip: true, shift: 64 }.apply(&batch, 5).unwrap();
+        let changed = Augmentation { flip: true, shift: 64 }.apply(&batch, 5, 0).unwrap();
         let (before, after) = (batch.to_f64_vec(), changed.to_f64_vec());
         let (mut mirrored, mut moved) = (0, 0);
         for (before, after) in before.chunks(64).zip(after.chunks(64)) {
@@ -148,10 +151,13 @@ mod tests {
     fn the_seed_decides_and_other_tensors_stay() {
         let augmentation = Augmentation { flip: true, shift: 32 };
         let batch = images(&[6, 16, 16, 3]);
-        let first = augmentation.apply(&batch, 1).unwrap();
-        assert_eq!(first, augmentation.apply(&batch, 1).unwrap());
-        assert_ne!(first, augmentation.apply(&batch, 2).unwrap());
+        let first = augmentation.apply(&batch, 1, 0).unwrap();
+        assert_eq!(first, augmentation.apply(&batch, 1, 0).unwrap());
+        // However a batch is cut, an image is changed in the way of its number.
+        let rest = augmentation.apply(&batch.slice_batch(2, 6), 1, 2).unwrap();
+        assert_eq!(first.slice_batch(2, 6), rest);
+        assert_ne!(first, augmentation.apply(&batch, 2, 0).unwrap());
         let tokens = images(&[6, 16]);
-        assert_eq!(tokens, augmentation.apply(&tokens, 1).unwrap());
+        assert_eq!(tokens, augmentation.apply(&tokens, 1, 0).unwrap());
     }
 }

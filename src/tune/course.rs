@@ -1,8 +1,8 @@
 //! One training of a model, from its constants to a model with better ones.
 
 use super::{
-    Augmentation, Checkpoint, Descent, History, Parameter, Penalty, Recipe, Student, descend,
-    trainable,
+    Augmentation, Checkpoint, Descent, History, Judgement, Parameter, Penalty, Recipe, Student,
+    descend, trainable,
 };
 use crate::dataset::Dataset;
 use crate::error::Result;
@@ -24,8 +24,16 @@ pub struct Course<'a> {
     pub checks: &'a Samples,
     /// Scores outputs on those.
     pub scorer: &'a Scorer,
+    /// As many of the samples that are trained on, and what scores outputs on them: see
+    /// [`Judgement`]. None where the scores need no labels.
+    pub probe: Option<(&'a Samples, &'a Scorer)>,
     /// What the loss is made of.
     pub objective: Objective,
+    /// Values that are to be as in the original, each with its weight in the loss; `original` must
+    /// observe them.
+    pub matched: &'a [(&'a str, f64)],
+    /// Bytes that values kept for the way back may take.
+    pub memory: Option<usize>,
     /// What is done to images.
     pub augmentation: Augmentation,
     /// How it is done.
@@ -68,9 +76,20 @@ impl Course<'_> {
     ) -> Result<Trained> {
         let names = trainable(model)?;
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let mut student = Student::new(model, &names, self.original, self.data, self.scorer)?;
+        let (original, data) = (self.original, self.data);
+        let mut student =
+            Student::matching(model, &names, original, data, self.scorer, self.matched)?;
         student.objective = self.objective;
         student.augmentation = self.augmentation;
+        if let Some(bytes) = self.memory {
+            let bound = student.bind(bytes)?;
+            log::info!(target: "tune", "runs of {} samples in {} stretches, {} at a time: {} bytes each",
+                bound.samples, bound.stretches, bound.at_once, bound.bytes);
+        }
+        // Where time is short a pass over all samples may be too much.
+        if self.recipe.time.is_none() && self.recipe.epochs >= 2.0 {
+            student.remember(self.samples)?;
+        }
         let mut parameters = student.parameters();
         let known = checkpoint.as_ref().and_then(|c| c.state(index));
         let mut recipe = self.recipe;
@@ -82,6 +101,8 @@ impl Course<'_> {
         if recipe.patience == 0 {
             recipe.epochs = 0.0;
         }
+        let known = self.probe.map(|(_, scorer)| scorer.reference_score()).transpose()?;
+        let known = known.map(|score| score.mean_loss());
         let Aim { mut penalty, judged } = aim(&parameters)?;
         let mut last = None;
         let mut descent = Descent {
@@ -90,8 +111,13 @@ impl Course<'_> {
             score: &mut |parameters| {
                 let judged = judged(parameters)?;
                 let evaluator = Evaluator::new(&student.trained(&judged)?)?;
-                Ok(score(&evaluator, self.checks, self.scorer)?.mean_loss())
+                let of = |(samples, scorer)| -> Result<f64> {
+                    Ok(score(&evaluator, samples, scorer)?.mean_loss())
+                };
+                let held = of((self.checks, self.scorer))?;
+                Ok(Judgement { held, fitted: self.probe.map(of).transpose()? })
             },
+            known,
             keep: &mut |state| match &mut checkpoint {
                 Some(checkpoint) => {
                     last = Some(state.clone());

@@ -1,5 +1,8 @@
 //! The training loop.
 
+#[cfg(test)]
+mod tests;
+
 use std::time::{Duration, Instant};
 
 use rand::SeedableRng;
@@ -8,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Method, Optimizer, Parameter, Schedule, clip};
+use super::{Judgement, Method, Optimizer, Parameter, Schedule, clip};
 use crate::elements::Elements;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
@@ -58,8 +61,10 @@ pub struct Descent<'a> {
     /// gradient of the mean loss what doesn't depend on samples, and returns that term of the loss.
     /// At zero it must not build on what it has seen before, so that training can go on from there.
     pub regularize: &'a mut Penalty<'a>,
-    /// The score of a state on samples that are not trained on; lower is better.
-    pub score: &'a mut (dyn FnMut(&[Parameter]) -> Result<f64> + Send),
+    /// What a state loses.
+    pub score: &'a mut (dyn FnMut(&[Parameter]) -> Result<Judgement> + Send),
+    /// What the original loses on the samples trained on: see [`Judgement::overfits`].
+    pub known: Option<f64>,
     /// Called after every check with a state that training can go on from.
     pub keep: &'a mut (dyn FnMut(&State) -> Result<()> + Send),
 }
@@ -72,8 +77,12 @@ pub type Penalty<'a> = dyn FnMut(&[Parameter], &mut [Vec<f32>], usize) -> Result
 pub struct State {
     /// Values of the parameters.
     pub values: Vec<Elements>,
-    /// Values that scored best.
+    /// Values that are best, as far as is known.
     pub best: Vec<Elements>,
+    /// The state that is best by held samples alone, and its values.
+    held: (Judgement, Vec<Elements>),
+    /// Whether only held samples count: some state has overfitted.
+    overfitted: bool,
     optimizer: Optimizer,
     /// What the schedule's rates are multiplied by.
     share: f64,
@@ -85,6 +94,29 @@ pub struct State {
     pub history: History,
 }
 
+impl State {
+    /// Takes notice of a state that was scored; whether it is the best one so far.
+    fn judge(&mut self, score: &Judgement, parameters: &[Parameter], known: Option<f64>) -> bool {
+        if score.held_only().beats(&self.held.0.held_only()) {
+            self.held = (*score, values(parameters));
+        }
+        if !self.overfitted && score.overfits(known) {
+            // What both kinds of samples spoke for may have been learnt by heart too.
+            self.overfitted = true;
+            self.history.best = Some(self.held.0);
+            self.best.clone_from(&self.held.1);
+            return self.held.0 == *score;
+        }
+        let view = |state: &Judgement| if self.overfitted { state.held_only() } else { *state };
+        if self.history.best.is_some_and(|best| !view(score).beats(&view(&best))) {
+            return false;
+        }
+        self.history.best = Some(*score);
+        self.best = values(parameters);
+        true
+    }
+}
+
 /// What a training did.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct History {
@@ -94,10 +126,10 @@ pub struct History {
     pub samples: usize,
     /// Mean training loss between checks.
     pub losses: Vec<f64>,
-    /// Scores, the first one before any step.
-    pub scores: Vec<f64>,
-    /// The best of them: that of the state which is kept.
-    pub best: f64,
+    /// Losses of states, the first one before any step.
+    pub scores: Vec<Judgement>,
+    /// That of the state which is kept.
+    pub best: Option<Judgement>,
     /// Times that training went back after numbers that were not finite.
     pub setbacks: usize,
 }
@@ -128,9 +160,11 @@ pub fn descend(
         None => {
             let first = (descent.score)(parameters)?;
             let values = values(parameters);
-            let history = History { scores: vec![first], best: first, ..History::default() };
+            let history = History { scores: vec![first], best: Some(first), ..History::default() };
             State {
                 best: values.clone(),
+                held: (first, values.clone()),
+                overfitted: first.overfits(descent.known),
                 values,
                 optimizer: Optimizer::new(recipe.method),
                 share: 1.0,
@@ -192,13 +226,13 @@ pub fn descend(
             let loss = sum / since as f64;
             state.history.losses.push(loss);
             state.history.scores.push(score);
-            progress.step(step as u64, &format!("loss {loss:.4}, score {score:.4}"));
+            let held = score.held;
+            progress.step(step as u64, &format!("loss {loss:.4}, score {held:.4}"));
             log::info!(target: "tune",
-                "step {step} of {total}: loss {loss:.4}, score {score:.5}");
+                "step {step} of {total}: loss {loss:.4}, on samples held back {held:.5}, on those \
+                 trained on {:.5}", score.fitted.unwrap_or(f64::NAN));
             failed = !score.is_finite();
-            if score < state.history.best {
-                state.history.best = score;
-                state.best = values(parameters);
+            if state.judge(&score, parameters, descent.known) {
                 state.idle = 0;
             } else {
                 state.idle += 1;
@@ -281,180 +315,5 @@ impl Order {
         }
         self.at += count;
         self.pass[self.at - count..self.at].to_vec()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use rayon::prelude::*;
-
-    use super::*;
-    use crate::progress::Silent;
-
-    const RECIPE: Recipe = Recipe {
-        epochs: 30.0,
-        batch: 16,
-        schedule: Schedule { peak: 0.05, warm_up: 0.05, end: 0.01 },
-        method: Method::ADAM,
-        decay: 0.0,
-        clip: 10.0,
-        checks: 10,
-        patience: 10,
-        time: None,
-        seed: 3,
-    };
-
-    fn weights() -> Vec<Parameter> {
-        vec![Parameter { name: "w".into(), shape: vec![2], values: vec![0.0; 2], decays: true }]
-    }
-
-    /// y = 2 a - b for points (a, b) made of a sample's number.
-    fn point(sample: usize) -> ([f32; 2], f32) {
-        let x = [(sample % 7) as f32 / 7.0 - 0.5, (sample % 11) as f32 / 11.0 - 0.5];
-        (x, 2.0 * x[0] - x[1])
-    }
-
-    fn slopes(parameters: &[Parameter], lanes: &[&[usize]], _: u64) -> Result<Vec<Slopes>> {
-        lanes.par_iter().map(|samples| lane(parameters, samples)).collect()
-    }
-
-    fn loss(parameters: &[Parameter], samples: &[usize]) -> Result<f64> {
-        Ok(lane(parameters, samples)?.0)
-    }
-
-    fn lane(parameters: &[Parameter], samples: &[usize]) -> Result<Slopes> {
-        let w = &parameters[0].values;
-        let (mut loss, mut gradient) = (0.0, vec![0.0f32; 2]);
-        for &sample in samples {
-            let (x, y) = point(sample);
-            let error = w[0] * x[0] + w[1] * x[1] - y;
-            loss += f64::from(error * error);
-            gradient.iter_mut().zip(x).for_each(|(g, x)| *g += 2.0 * error * x);
-        }
-        Ok((loss, vec![gradient]))
-    }
-
-    fn run(recipe: &Recipe, threads: usize) -> (Vec<Parameter>, History) {
-        let samples: Vec<usize> = (0..200).collect();
-        let mut score = |p: &[Parameter]| loss(p, &samples);
-        let mut descent = Descent {
-            slopes: &slopes,
-            regularize: &mut |_, _, _| Ok(0.0),
-            score: &mut score,
-            keep: &mut |_| Ok(()),
-        };
-        let mut parameters = weights();
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let history = pool.install(|| {
-            descend(&mut parameters, &samples, recipe, &mut descent, None, &Silent).unwrap()
-        });
-        (parameters, history)
-    }
-
-    #[test]
-    fn finds_the_weights_that_made_the_targets() {
-        let (parameters, history) = run(&RECIPE, 1);
-        assert!((parameters[0].values[0] - 2.0).abs() < 1e-2, "{parameters:?}");
-        assert!((parameters[0].values[1] + 1.0).abs() < 1e-2, "{parameters:?}");
-        assert_eq!(history.scores.len(), 1 + history.losses.len());
-        assert!(history.best <= history.scores[1] && history.scores[0] > history.best);
-    }
-
-    /// A training that only time ends is scored on its way, however many steps it might have had.
-    #[test]
-    fn checks_are_spread_over_the_time() {
-        let time = Some(Duration::from_millis(300));
-        let (_, history) = run(&Recipe { epochs: 1e6, time, ..RECIPE }, 1);
-        assert!(history.scores.len() > 5, "{:?}", history.scores);
-    }
-
-    #[test]
-    fn threads_do_not_change_a_bit() {
-        assert_eq!(run(&RECIPE, 1), run(&RECIPE, 3));
-    }
-
-    /// Interrupted after any check and taken up again from what was kept, as text, training ends with
-    /// the same bits.
-    #[test]
-    fn a_kept_state_leads_to_the_same_bits() {
-        let (whole, history) = run(&RECIPE, 2);
-        let samples: Vec<usize> = (0..200).collect();
-        for stop in 1..6 {
-            let mut kept = String::new();
-            let mut left = stop;
-            let mut score = |p: &[Parameter]| loss(p, &samples);
-            let mut parameters = weights();
-            let mut keep = |state: &State| {
-                kept = serde_json::to_string(state).unwrap();
-                left -= 1;
-                if left == 0 { Err(Error::Interrupted) } else { Ok(()) }
-            };
-            let mut descent = Descent {
-                slopes: &slopes,
-                regularize: &mut |_, _, _| Ok(0.0),
-                score: &mut score,
-                keep: &mut keep,
-            };
-            let ended = descend(&mut parameters, &samples, &RECIPE, &mut descent, None, &Silent);
-            assert!(matches!(ended, Err(Error::Interrupted)));
-            let state: State = serde_json::from_str(&kept).unwrap();
-            let mut score = |p: &[Parameter]| loss(p, &samples);
-            let mut descent = Descent {
-                slopes: &slopes,
-                regularize: &mut |_, _, _| Ok(0.0),
-                score: &mut score,
-                keep: &mut |_| Ok(()),
-            };
-            let mut parameters = weights();
-            let resumed =
-                descend(&mut parameters, &samples, &RECIPE, &mut descent, Some(state), &Silent);
-            assert_eq!((parameters, resumed.unwrap()), (whole.clone(), history.clone()));
-        }
-    }
-
-    #[test]
-    fn a_rate_that_explodes_is_lowered_and_the_best_state_kept() {
-        let schedule = Schedule { peak: 1e25, warm_up: 0.0, end: 1.0 };
-        let recipe =
-            Recipe { method: Method::Sgd { momentum: 0.9 }, schedule, clip: 1e30, ..RECIPE };
-        let samples: Vec<usize> = (0..200).collect();
-        let mut score = |p: &[Parameter]| loss(p, &samples);
-        let first = score(&weights()).unwrap();
-        let mut descent = Descent {
-            slopes: &slopes,
-            regularize: &mut |_, _, _| Ok(0.0),
-            score: &mut score,
-            keep: &mut |_| Ok(()),
-        };
-        let mut parameters = weights();
-        match descend(&mut parameters, &samples, &recipe, &mut descent, None, &Silent) {
-            Err(Error::Training { .. }) => {}
-            Ok(history) => assert!(history.best <= first),
-            Err(other) => panic!("{other}"),
-        }
-    }
-
-    #[test]
-    fn the_regularizer_has_a_part_in_every_step() {
-        let samples: Vec<usize> = (0..64).collect();
-        let flat = |_: &[Parameter], lanes: &[&[usize]], _: u64| {
-            Ok(vec![(0.0, vec![vec![0.0f32; 2]]); lanes.len()])
-        };
-        let mut pull = |p: &[Parameter], g: &mut [Vec<f32>], _: usize| {
-            g[0].iter_mut().zip(&p[0].values).for_each(|(g, w)| *g += w - 1.0);
-            Ok(1.0)
-        };
-        let mut score = |p: &[Parameter]| Ok(f64::from((p[0].values[0] - 1.0).abs()));
-        let mut descent = Descent {
-            slopes: &flat,
-            regularize: &mut pull,
-            score: &mut score,
-            keep: &mut |_| Ok(()),
-        };
-        let mut parameters = weights();
-        let history =
-            descend(&mut parameters, &samples, &RECIPE, &mut descent, None, &Silent).unwrap();
-        assert!((parameters[0].values[1] - 1.0).abs() < 0.1, "{parameters:?}");
-        assert!(history.losses.iter().all(|l| (l - 1.0).abs() < 1e-12));
     }
 }
