@@ -8,7 +8,7 @@ use super::args::{Cli, Command};
 use crate::compress::Request;
 use crate::dataset::Resize;
 use crate::factorize::Scheme;
-use crate::options::{OptimizerKind, Options, SearchMode, Statistics, Target};
+use crate::options::{Form, OptimizerKind, Options, Rounding, SearchMode, Statistics, Target};
 use crate::score::MetricKind;
 use crate::tune::Augmentation;
 
@@ -47,7 +47,7 @@ fn every_flag_arrives() {
          --seed 7 --train n --train-labels nl --epochs 2.5 --train-time 15m --optimizer sgd \
          --decay 0.5 --lr 0.01 --train-batch 32 --distill 0.25 --msr 0.5 --msr-power 1 --augment \
          flip,shift --resume st --threads 2 --save-plan p --force --max-drop 1.5 --shape i=1x2 \
-         --json -vv",
+         --quantize int4 --rounding nearest --block 32 --json -vv",
     );
     let options = Options {
         ratio: Some(2.0),
@@ -77,6 +77,9 @@ fn every_flag_arrives() {
         threads: Some(2),
         metric: Some(MetricKind::Top5),
         max_drop: Some(1.5),
+        quantize: Some(Form::Int4),
+        rounding: Rounding::Nearest,
+        block: 32,
     };
     assert_eq!(request.options, options);
     let data = request.data.expect("data");
@@ -92,6 +95,15 @@ fn every_flag_arrives() {
     assert_eq!(request.resume, Some("st".into()));
     assert_eq!(request.shapes, [("i".to_owned(), vec![1, 2])]);
     assert!(request.force);
+}
+
+#[test]
+fn a_form_may_be_left_out() {
+    let quantize = |line: &str| request(line).options.quantize;
+    assert_eq!(quantize("a b --quantize"), Some(Form::Int8));
+    assert_eq!(quantize("a b --quantize fp16"), Some(Form::Fp16));
+    assert_eq!(quantize("a b --ratio 2 --quantize --seed 1"), Some(Form::Int8));
+    assert_eq!(quantize("a b --ratio 2"), None);
 }
 
 #[test]
@@ -111,6 +123,10 @@ fn usage_errors() {
         "a --ratio 2",
         "a b --ratio 1",
         "a b --ratio -3",
+        "a b --quantize int3",
+        "a b --quantize --block 24",
+        "a b --ratio 2 --block 32",
+        "a b --ratio 2 --rounding nearest",
         "a b --ratio NaN",
         "a b --ratio 2 --labels l",
         "a b --ratio 2 --threads 0",

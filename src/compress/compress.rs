@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::parts::Parts;
+use super::quantization;
 use super::result::{self, Proof};
 use super::target::is_one_place;
 use super::training::Trainer;
@@ -16,6 +17,7 @@ use crate::layer::{Filter, Layer, find};
 use crate::onnx::Model;
 use crate::options::{Options, SearchMode, Target};
 use crate::progress::Progress;
+use crate::quantize::{self, Price};
 use crate::report::{self, Metric, Report, Seconds};
 use crate::score::{MetricKind, Scorer};
 use crate::search::{
@@ -66,7 +68,15 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
     let filter = Filter::new(&options.include, &options.exclude)?;
     let layers = find(&model, &filter)?;
     filter.check(&options.include, &options.exclude, &layers)?;
-    if layers.iter().all(|layer| layer.map.is_none()) {
+    if options.quantize.is_some() {
+        quantize::check(&model)?;
+    } else if options.ratio.is_none() {
+        return Err(Error::Option {
+            option: "--ratio".to_owned(),
+            reason: "say how many times smaller the model is to be, or --quantize".to_owned(),
+        });
+    }
+    if options.ratio.is_some() && layers.iter().all(|layer| layer.map.is_none()) {
         return Err(Error::UnsupportedModel {
             reason: "no layer can be factorized; `onnx-bsr inspect MODEL` says why".to_owned(),
         });
@@ -79,27 +89,26 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
     };
     seconds.load = Some(begin.elapsed().as_secs_f64());
 
-    let ratio = options.ratio.ok_or_else(|| Error::Option {
-        option: "--ratio".to_owned(),
-        reason: "say how many times smaller the model is to be".to_owned(),
-    })?;
     let knobs = |rows: usize| NetworkOptions {
         statistics: if parts.is_some() { options.statistics } else { Statistics::None },
         ridge: RIDGE,
         rows_per_input: rows,
         seed: options.seed,
     };
-    let mut found = choose(
-        &model,
-        &layers,
-        &sample,
-        parts.as_ref(),
-        ratio,
-        options,
-        &knobs(ROWS.0),
-        &mut seconds,
-        progress,
-    )?;
+    let mut found = match options.ratio {
+        Some(ratio) => Some(choose(
+            &model,
+            &layers,
+            &sample,
+            parts.as_ref(),
+            ratio,
+            options,
+            &knobs(ROWS.0),
+            &mut seconds,
+            progress,
+        )?),
+        None => None,
+    };
 
     let mut trainer = match &parts {
         Some(parts) => Trainer::new(&model, parts, &sample, request)?,
@@ -108,8 +117,9 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
     let mut stages = Vec::new();
     let clock = Instant::now();
     let dense = match &mut trainer {
-        Some(trainer) if options.msr > 0.0 => {
-            trainer.prepare(&layers, &found.choices, &mut stages, progress)?
+        Some(trainer) if options.msr > 0.0 && found.is_some() => {
+            let choices = found.iter().flat_map(|f| f.choices.clone()).collect::<Vec<_>>();
+            trainer.prepare(&layers, &choices, &mut stages, progress)?
         }
         _ => model.clone(),
     };
@@ -118,7 +128,8 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
     progress.phase("factorize", None);
     let clock = Instant::now();
     let mut network = Network::new(&dense, &layers, sample.clone(), knobs(ROWS.1))?;
-    if let Some(parts) = &parts {
+    let any = found.as_ref().is_some_and(|f| f.choices.iter().any(Option::is_some));
+    if let Some(parts) = parts.as_ref().filter(|_| any) {
         network.calibrate(Samples::new(
             &parts.data,
             parts.calibration.clone(),
@@ -126,17 +137,23 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
         )?)?;
         weigh(&mut network, parts, progress)?;
     }
-    let compressed = network.compress(
-        &found.choices,
-        &network.dense(),
-        &mut Snapshots::new(0),
-        &mut found.effort,
-    )?;
+    let compressed = match &mut found {
+        Some(found) => network.compress(
+            &found.choices,
+            &network.dense(),
+            &mut Snapshots::new(0),
+            &mut found.effort,
+        )?,
+        None => network.dense(),
+    };
     let mut plan = Plan::new(&model, &network.layers, &compressed.factors)?;
     let (mut output, folded) = carry_out(&plan, &model)?;
     seconds.factorize = Some(clock.elapsed().as_secs_f64());
     let mut proof = match &parts {
-        Some(parts) => Some(measure(&model, &compressed, parts, options.metric)?),
+        Some(parts) => {
+            let factorized = found.is_some().then_some(&compressed);
+            Some(measure(&model, factorized, parts, options.metric)?)
+        }
         None => None,
     };
     if let Some(trainer) = &mut trainer {
@@ -151,6 +168,18 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
         tuning += clock.elapsed().as_secs_f64();
         seconds.tune = Some(tuning);
     }
+    let mut quantized = None;
+    if let Some(form) = options.quantize {
+        let clock = Instant::now();
+        let (result, about) =
+            quantization::carry_out(&output, form, parts.as_ref(), options, &mut plan, progress)?;
+        output = result;
+        quantized = Some(about);
+        if let Some(proof) = &mut proof {
+            proof.metric.quantized = Some(proof.score(&output)?);
+        }
+        seconds.quantize = Some(clock.elapsed().as_secs_f64());
+    }
 
     progress.phase("validate", None);
     let clock = Instant::now();
@@ -162,16 +191,17 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
         trainer.finish();
         trainer.report(stages)
     });
-    report.ratio.asked = Some(ratio);
+    report.ratio.asked = options.ratio;
     report.ratio.target = options.target.name().to_owned();
     report.ratio.reached = Some(reached(&report, options.target));
-    report.search = Some(search_report(options, &found, network.layers.len()));
+    report.search = found.as_ref().map(|found| search_report(options, found, network.layers.len()));
     result::fill_layers(&mut report, &layers, &network, &compressed, &folded);
+    report.quantization = quantized;
+    quantization::fill_report(&mut report, &layers, &plan, options);
     result::check_targets(&mut report, options);
     if parts.is_none() {
         report.warnings.push(
-            "no data: ranks and factors come from the weights alone; give --data for a far better \
-             result"
+            "no data: everything comes from the weights alone; give --data for a far better result"
                 .to_owned(),
         );
     }
@@ -226,6 +256,18 @@ fn choose(
     let clock = Instant::now();
     progress.phase("calibrate", None);
     let mut network = Network::new(model, layers, sample.to_vec(), *knobs)?;
+    network.price = Price { form: options.quantize.map(|form| (form, options.block)) };
+    if options.target == Target::Bytes
+        && options.quantize.is_some()
+        && network.price.model(model)? as f64 * ratio <= model.encoded_len() as f64
+    {
+        return Ok(Found {
+            choices: vec![None; network.layers.len()],
+            effort: Effort { stopped: "fewer bits alone reach the ratio", ..Effort::default() },
+            mode: SearchMode::Start,
+            samples: 0,
+        });
+    }
     if let Some(parts) = parts {
         let count = parts.calibration.len().min(SEARCH_CALIBRATION);
         let indices = parts.calibration[..count].to_vec();
@@ -235,7 +277,7 @@ fn choose(
     seconds.calibrate = Some(clock.elapsed().as_secs_f64());
     let clock = Instant::now();
     let forms = network.layer_options(&options.schemes, options.rank_multiple, options.target)?;
-    let budget = budget(model, layers, sample, &forms, options.target, ratio)?;
+    let budget = budget(&network, layers, sample, &forms, options.target, ratio)?;
     let Some(parts) = parts else {
         let losses = Prediction::new(vec![1.0; forms.len()]).losses(&forms);
         let found = search::start(&forms, &losses, budget).unwrap_or_default();
@@ -322,7 +364,7 @@ fn weigh(network: &mut Network<'_>, parts: &Parts, progress: &dyn Progress) -> R
 
 /// What the compressible layers may cost together.
 fn budget(
-    model: &Model,
+    network: &Network<'_>,
     layers: &[Layer],
     sample: &[Tensor],
     forms: &[LayerOptions],
@@ -330,12 +372,15 @@ fn budget(
     ratio: f64,
 ) -> Result<Budget> {
     let dense: u64 = forms.iter().map(|f| resource.of(&f.stored)).sum();
+    let model = network.model;
     let total = match resource {
         Target::Bytes => model.encoded_len(),
-        Target::Params => result::params(model),
+        Target::Params => quantize::params(model),
         Target::Macs => result::macs(model, layers, sample.to_vec())?.unwrap_or(dense),
     };
-    let rest = total.saturating_sub(dense);
+    // What is not factorized may still be stored in fewer bits.
+    let kept = if resource == Target::Bytes { network.price.model(model)? } else { total };
+    let rest = kept.saturating_sub(dense);
     let allowed = (total as f64 / ratio).floor() as u64;
     let budget = Budget { resource, limit: allowed.saturating_sub(rest) };
     let least = budget.least(forms);
@@ -350,7 +395,7 @@ fn budget(
 /// on them.
 fn measure<'a>(
     model: &Model,
-    compressed: &Compressed,
+    factorized: Option<&Compressed>,
     parts: &'a Parts,
     metric: Option<MetricKind>,
 ) -> Result<Proof<'a>> {
@@ -359,7 +404,9 @@ fn measure<'a>(
     let samples = Samples::new(data, indices.clone(), &original)?;
     let scorer = search::scorer(&original, &samples, metric, true)?;
     let kind = scorer.metric();
-    let score = search::score(&compressed.evaluator, &samples, &scorer)?;
+    let score = |network: &Compressed| {
+        Ok::<_, Error>(search::score(&network.evaluator, &samples, &scorer)?.metric())
+    };
     let metric = Metric {
         name: kind.name().to_owned(),
         unit: kind.unit().trim().to_owned(),
@@ -367,8 +414,9 @@ fn measure<'a>(
         source: source.clone(),
         samples: samples.len(),
         original: scorer.reference_score()?.metric(),
-        factorized: Some(score.metric()),
+        factorized: factorized.map(score).transpose()?,
         tuned: None,
+        quantized: None,
         written: None,
     };
     Ok(Proof { data, indices, samples, scorer, metric })
@@ -404,6 +452,9 @@ pub fn apply(input: &Path, plan: &Path, output: &Path, force: bool) -> Result<Re
     let plan = Plan::parse(&text)?;
     let (mut result, _) = carry_out(&plan, &model)?;
     plan.set_trained(&mut result)?;
+    if let Some(quantization) = &plan.quantization {
+        result = quantization.apply(&result)?;
+    }
     let mut report = result::write_plain(input, output, &model, &result)?;
     report.seconds.total = begin.elapsed().as_secs_f64();
     report.ratio.target = Target::Bytes.name().to_owned();

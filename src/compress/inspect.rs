@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{DataSource, result};
+use super::DataSource;
 use crate::error::Result;
 use crate::factorize::{Choice, Scheme};
 use crate::graph;
@@ -61,7 +61,7 @@ pub fn inspect(
         listed.iter().filter(move |l| names.contains(&l.op_type.as_str()))
     };
     let totals = InspectTotals {
-        params: result::params(&model),
+        params: crate::quantize::params(&model),
         macs: values.as_ref().map(|_| products().filter_map(|l| l.macs).sum()),
         eligible_params: eligible().map(|l| l.params).sum(),
         eligible_macs: values.as_ref().map(|_| eligible().filter_map(|l| l.macs).sum()),

@@ -7,6 +7,7 @@ mod compress;
 mod eval;
 mod inspect;
 mod parts;
+mod quantization;
 mod result;
 mod target;
 mod training;

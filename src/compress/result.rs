@@ -8,19 +8,19 @@ use crate::dataset::Dataset;
 use crate::error::{Error, Result};
 use crate::eval::Evaluator;
 use crate::factorize::Factors;
-use crate::graph;
 use crate::layer::{self, Extent, Filter, Layer, find};
 use crate::linalg::Matrix;
 use crate::onnx::Model;
 use crate::options::{Options, Target};
 use crate::progress::Progress;
+use crate::quantize;
 use crate::report::{
     self, Action, Latency, Metric, ModelSize, OutputSize, Ratio, Report, SCHEMA_VERSION, Seconds,
     Validation,
 };
 use crate::score::Scorer;
 use crate::search::{self, Compressed, Network, Plan, Samples};
-use crate::tensor::{DataType, Tensor};
+use crate::tensor::Tensor;
 use crate::validate::{Agreement, RUNTIME, Session, latency};
 
 /// Timed runs of each file.
@@ -31,19 +31,6 @@ const COMPARED: usize = 64;
 
 /// Relative difference between tract and the evaluator above which the report warns.
 const TOLERANCE: f64 = 1e-4;
-
-/// Weights of a model: elements of its float constants.
-pub(super) fn params(model: &Model) -> u64 {
-    let float = [DataType::F32, DataType::F64, DataType::F16, DataType::BF16];
-    graph::constants(model)
-        .values()
-        .filter_map(|constant| constant.proto(model.graph()))
-        .filter(|t| {
-            crate::onnx::data_type_from_code(t.data_type()).is_some_and(|d| float.contains(&d))
-        })
-        .map(|t| t.dims.iter().map(|&d| u64::try_from(d).unwrap_or(0)).product::<u64>())
-        .sum()
-}
 
 /// Multiply-accumulates of the model's Conv, ConvTranspose, Gemm and MatMul nodes for `inputs`,
 /// products of two computed values included.
@@ -111,7 +98,15 @@ pub(super) fn write(
 
     let one: Vec<Tensor> = sample.to_vec();
     let original = Session::open_for(&request.input, &one)?;
-    let session = Session::open_for(&staged, &one)?;
+    let session = match Session::open_for(&staged, &one) {
+        Ok(session) => session,
+        Err(reason) if plan.quantization.as_ref().is_some_and(|q| !q.form.runs_in_tract()) => {
+            drop(original);
+            let reason = reason.chain();
+            return unproven(request, model, result, plan, proof, &reason);
+        }
+        Err(error) => return Err(error),
+    };
     let evaluator = Evaluator::new(result)?;
     let (agreement, samples, metric) = match proof {
         Some(Proof { data, indices, scorer, mut metric, .. }) => {
@@ -144,11 +139,7 @@ pub(super) fn write(
     if progress.interrupted() {
         return Err(Error::Interrupted);
     }
-    report.output.bytes = result.write(&request.output)?;
-    if let Some(path) = &request.save_plan {
-        write_text(path, &plan.to_json())?;
-    }
-    report.output.gzip_bytes = gzip_bytes(&request.output, result.data_file(&request.output));
+    put(request, result, plan, &mut report)?;
     report.metric = metric;
     report.latency_ms = Some(Latency {
         original: before.median_ms,
@@ -173,6 +164,36 @@ pub(super) fn write(
     Ok(report)
 }
 
+/// Puts the result and the plan in place.
+fn put(request: &Request, result: &Model, plan: &Plan, report: &mut Report) -> Result<()> {
+    report.output.bytes = result.write(&request.output)?;
+    if let Some(path) = &request.save_plan {
+        write_text(path, &plan.to_json())?;
+    }
+    report.output.gzip_bytes = gzip_bytes(&request.output, result.data_file(&request.output));
+    Ok(())
+}
+
+/// Writes a result in a form that tract is known not to take: the evaluator alone has run it.
+fn unproven(
+    request: &Request,
+    model: &Model,
+    result: &Model,
+    plan: &Plan,
+    proof: Option<Proof<'_>>,
+    reason: &str,
+) -> Result<Report> {
+    let mut report = plain(&request.input, &request.output, model, result)?;
+    put(request, result, plan, &mut report)?;
+    report.metric = proof.map(|proof| proof.metric);
+    report.peak_rss_bytes = report::peak_rss_bytes();
+    report.warnings.push(format!(
+        "the file was not run in {RUNTIME}, which doesn't take this form ({reason}): check it in \
+         the runtime it is for"
+    ));
+    Ok(report)
+}
+
 /// Writes a result that no data prove; used where a plan is replayed.
 pub(super) fn write_plain(
     input: &Path,
@@ -193,14 +214,14 @@ fn plain(input: &Path, output: &Path, model: &Model, result: &Model) -> Result<R
         model: ModelSize {
             name: input.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             opset: model.opset(""),
-            params: params(model),
+            params: quantize::params(model),
             macs: None,
             bytes: model.encoded_len(),
             gzip_bytes: gzip_bytes(input, model.external_files(input)),
         },
         output: OutputSize {
             path: output.display().to_string(),
-            params: params(result),
+            params: quantize::params(result),
             macs: None,
             bytes: result.encoded_len(),
             gzip_bytes: None,
@@ -212,6 +233,7 @@ fn plain(input: &Path, output: &Path, model: &Model, result: &Model) -> Result<R
         peak_rss_bytes: None,
         search: None,
         training: None,
+        quantization: None,
         layers: Vec::new(),
         validation: None,
         missed: Vec::new(),

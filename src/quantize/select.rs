@@ -1,0 +1,397 @@
+//! Which weights are stored how, and their codes.
+
+use std::collections::BTreeMap;
+
+use rayon::prelude::*;
+
+use super::calibrate::{Calibration, Observed};
+use super::grid::Levels;
+use super::rounding::{Rounded, compensated, nearest};
+use super::stored::{Codes, Quantization, Storage, StoredConstant, StoredWeight, checksum};
+use super::weights::{Role, Weight, weights};
+use super::write::check_opset;
+use super::{Form, Rounding, Settings};
+use crate::elements::Elements;
+use crate::error::{Error, Result};
+use crate::eval::moments::Moments;
+use crate::graph::{self, Links};
+use crate::linalg::Matrix;
+use crate::onnx::{Model, NodeAttributes, NodeProto};
+use crate::tensor::Tensor;
+
+/// A weight that stays as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Its name.
+    pub name: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// Bytes of the node, the header of the scales and the names that a weight in fewer bits comes with,
+/// its own name apart.
+pub(super) const OVERHEAD: usize = 72;
+
+/// Operators of a model whose values are quantized already.
+const QUANTIZED: [&str; 12] = [
+    "QuantizeLinear",
+    "DequantizeLinear",
+    "DynamicQuantizeLinear",
+    "QLinearConv",
+    "QLinearMatMul",
+    "ConvInteger",
+    "MatMulInteger",
+    "MatMulNBits",
+    "MatMulBnb4",
+    "GatherBlockQuantized",
+    "DynamicQuantizeMatMul",
+    "MatMulIntegerToFloat",
+];
+
+/// Refuses a model that is quantized already.
+///
+/// # Errors
+/// [`Error::UnsupportedModel`] naming its operators.
+pub fn check(model: &Model) -> Result<()> {
+    let quantized = |node: &&NodeProto| {
+        let name = node.op_type();
+        QUANTIZED.contains(&name) || name.starts_with("QLinear") || name.starts_with("QAttention")
+    };
+    let nodes: Vec<&str> =
+        model.graph().node.iter().filter(quantized).map(|n| n.op_type()).collect();
+    let Some(first) = nodes.first() else { return Ok(()) };
+    Err(Error::UnsupportedModel {
+        reason: format!(
+            "it is quantized already ({} nodes such as {first}); quantize the float model it was \
+             made from, or leave --quantize out to compress what is still float",
+            nodes.len()
+        ),
+    })
+}
+
+/// Decides what becomes of the weights of `model`; with samples so that its outputs change least.
+/// Says of the others why they stay.
+///
+/// # Errors
+/// When the model is quantized already, when a weight can't be read, and when the model can't be run
+/// on the samples.
+pub fn quantize(
+    model: &Model,
+    settings: &Settings,
+    calibration: Option<&Calibration<'_>>,
+) -> Result<(Quantization, Vec<Kept>)> {
+    check(model)?;
+    check_opset(model, settings.form)?;
+    let graph = model.graph();
+    let mut kept = Vec::new();
+    let mut chosen: Vec<Chosen> = Vec::new();
+    for weight in weights(model) {
+        match Chosen::of(model, weight, settings)? {
+            Ok(weight) => chosen.push(weight),
+            Err(reason) => kept.push(reason),
+        }
+    }
+    let moments = match calibration.filter(|_| settings.rounding == Rounding::Compensated) {
+        Some(calibration) => moments(model, &chosen, calibration, settings.seed)?,
+        None => vec![None; chosen.len()],
+    };
+    let links = Links::new(graph);
+    let done: Vec<(StoredWeight, Option<StoredConstant>)> = chosen
+        .par_iter()
+        .zip(&moments)
+        .map(|(weight, moments)| weight.round(model, &links, moments.as_deref(), settings))
+        .collect::<Result<_>>()?;
+    let (weights, constants): (Vec<_>, Vec<_>) = done.into_iter().unzip();
+    let constants = constants.into_iter().flatten().collect();
+    Ok((Quantization { form: settings.form, weights, constants }, kept))
+}
+
+/// The moments of what the weights' layers see.
+fn moments(
+    model: &Model,
+    chosen: &[Chosen],
+    calibration: &Calibration<'_>,
+    seed: u64,
+) -> Result<Vec<Option<Vec<Moments>>>> {
+    let graph = model.graph();
+    let mut places = BTreeMap::new();
+    let mut observed = Vec::new();
+    for (index, weight) in chosen.iter().enumerate() {
+        let map = weight.weight.map(graph).filter(|_| weight.storage != Storage::Fp16);
+        let Some((map, sole)) = map.zip(weight.weight.sole_use()) else { continue };
+        let input = graph.node[sole.node].input.get(map.data_input());
+        let Some(value) = input.cloned() else { continue };
+        places.insert(index, observed.len());
+        observed.push(Observed { value, map });
+    }
+    let mut found = calibration.moments(model, &observed, seed)?;
+    let taken = (0..chosen.len()).map(|index| found[*places.get(&index)?].take());
+    Ok(taken.collect())
+}
+
+/// A weight that will be stored in fewer bits.
+struct Chosen {
+    weight: Weight,
+    storage: Storage,
+    elements: Vec<f32>,
+}
+
+impl Chosen {
+    /// The weight with how it is stored, or why it stays.
+    fn of(model: &Model, weight: Weight, settings: &Settings) -> Result<Result<Self, Kept>> {
+        let kept =
+            |reason: &str| Ok(Err(Kept { name: weight.name.clone(), reason: reason.to_owned() }));
+        if let Some(reason) = &weight.skip {
+            return kept(reason);
+        }
+        let Some(Tensor::F32(array)) = graph::constant_tensor(model, &weight.name)? else {
+            return kept("not float");
+        };
+        let elements: Vec<f32> = array.iter().copied().collect();
+        if elements.iter().any(|v| !v.is_finite()) {
+            return kept("an element is NaN or infinite");
+        }
+        let few = Storage::Int8;
+        let storage = match settings.form {
+            Form::Fp16 => Storage::Fp16,
+            Form::Int8 => few,
+            Form::Int4 | Form::Int4Dq if blocks_lie_well(model, &weight) => {
+                let four =
+                    if settings.form == Form::Int4 { Storage::Int4 } else { Storage::Int4Dq };
+                let bytes =
+                    |storage| stored_bytes(&weight.shape, weight.axis(), storage, settings.block);
+                if bytes(four) < bytes(few) { four } else { few }
+            }
+            Form::Int4 | Form::Int4Dq => few,
+        };
+        if storage == Storage::Fp16 && elements.iter().any(|v| v.abs() > 65_504.0) {
+            return kept("an element is out of the range of half floats");
+        }
+        let bytes = stored_bytes(&weight.shape, weight.axis(), storage, settings.block);
+        if bytes + OVERHEAD >= 4 * weight.len() {
+            return kept("too small to gain");
+        }
+        Ok(Ok(Self { weight, storage, elements }))
+    }
+
+    fn round(
+        &self,
+        model: &Model,
+        links: &Links,
+        moments: Option<&[Moments]>,
+        settings: &Settings,
+    ) -> Result<(StoredWeight, Option<StoredConstant>)> {
+        let mut stored = StoredWeight {
+            name: self.weight.name.clone(),
+            shape: self.weight.shape.clone(),
+            checksum: checksum(&self.elements),
+            storage: self.storage,
+            axis: self.weight.axis(),
+            block: 0,
+            codes: Codes::default(),
+            scales: Elements::default(),
+        };
+        let levels = match self.storage {
+            Storage::Fp16 => return Ok((stored, None)),
+            Storage::Int8 => Levels::INT8,
+            Storage::Int4 | Storage::Int4Dq => Levels::INT4,
+        };
+        let lines = Lines::new(&self.weight.shape, stored.axis);
+        let matrix = lines.matrix(&self.elements);
+        let (rows, columns) = matrix.dim();
+        let block = if levels == Levels::INT4 { settings.block } else { columns };
+        let bias = moments.and_then(|_| Bias::of(model, links, &self.weight).transpose());
+        let bias = bias.transpose()?;
+        let groups = moments.map_or(1, <[Moments]>::len).max(1);
+        let mut rounded = Rounded { codes: Vec::new(), scales: Vec::new() };
+        let mut shift = Vec::new();
+        for group in 0..groups {
+            let part = group * rows / groups..(group + 1) * rows / groups;
+            let part = matrix.slice(ndarray::s![part, ..]).to_owned();
+            let one = match moments.and_then(|m| m.get(group)) {
+                None => nearest(&part, block, levels),
+                Some(moments) => {
+                    // Where the bias keeps the mean exact, only what varies counts.
+                    let about_zero = || moments.xx.clone().about_zero(&moments.x_mean);
+                    let moment = if bias.is_some() { moments.xx.clone() } else { about_zero() };
+                    let ridge = moment.shrinkage(moments.rows);
+                    compensated(&part, &moment, ridge, block, levels)?
+                }
+            };
+            if let (Some(moments), Some(_)) = (moments.and_then(|m| m.get(group)), &bias) {
+                let lost = &part - &one.matrix(part.nrows(), columns, block);
+                shift.extend(lost.dot(&moments.x_mean));
+            }
+            rounded.codes.extend(one.codes);
+            rounded.scales.extend(one.scales);
+        }
+        let mut codes = vec![0i8; self.elements.len()];
+        for (at, &code) in rounded.codes.iter().enumerate() {
+            codes[lines.element(at / columns, at % columns)] = code;
+        }
+        stored.codes = Codes(codes);
+        if block == columns && self.storage == Storage::Int8 {
+            stored.scales = Elements(rounded.scales);
+        } else {
+            // Blocks lie along the other axis of a matrix.
+            (stored.axis, stored.block) = (1 - stored.axis, block);
+            let blocks = columns.div_ceil(block);
+            let turned = |at: usize| rounded.scales[at % rows * blocks + at / rows];
+            stored.scales = Elements(match stored.axis {
+                0 => (0..rows * blocks).map(turned).collect(),
+                _ => rounded.scales,
+            });
+        }
+        Ok((stored, bias.map(|bias| bias.moved(&shift))))
+    }
+}
+
+/// Bytes that weights take in a file, for a search that has to keep a budget.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Price {
+    /// The form they will be stored in, with its block; none is plain float.
+    pub form: Option<(Form, usize)>,
+}
+
+impl Price {
+    /// Bytes of a matrix of so many outputs and inputs, with what comes with it; `product` says that
+    /// its node is a MatMul, or a Gemm that does no more than one.
+    #[must_use]
+    pub fn weight(&self, outputs: usize, inputs: usize, product: bool) -> u64 {
+        let plain = 4 * outputs * inputs;
+        let Some((form, block)) = self.form else { return plain as u64 };
+        let bytes = |storage| stored_bytes(&[outputs, inputs], 0, storage, block) + OVERHEAD;
+        let least = match form {
+            Form::Fp16 => bytes(Storage::Fp16),
+            Form::Int4 if product => bytes(Storage::Int4).min(bytes(Storage::Int8)),
+            Form::Int4Dq if product => bytes(Storage::Int4Dq).min(bytes(Storage::Int8)),
+            _ => bytes(Storage::Int8),
+        };
+        least.min(plain) as u64
+    }
+
+    /// Bytes that a whole model would take.
+    ///
+    /// # Errors
+    /// When the model is quantized already or a weight can't be read.
+    pub fn model(&self, model: &Model) -> Result<u64> {
+        let mut total = model.encoded_len();
+        let Some((form, block)) = self.form else { return Ok(total) };
+        check(model)?;
+        for weight in weights(model) {
+            let settings = Settings { form, block, ..Settings::default() };
+            if let Ok(chosen) = Chosen::of(model, weight, &settings)? {
+                let Weight { shape, .. } = &chosen.weight;
+                let stored = stored_bytes(shape, chosen.weight.axis(), chosen.storage, block);
+                let saved = 4 * chosen.elements.len() - stored - OVERHEAD;
+                total = total.saturating_sub(saved as u64);
+            }
+        }
+        Ok(total)
+    }
+}
+
+/// Bytes of codes and scales.
+pub(super) fn stored_bytes(shape: &[usize], axis: usize, storage: Storage, block: usize) -> usize {
+    let elements: usize = shape.iter().product();
+    let rows = shape.get(axis).copied().unwrap_or(1).max(1);
+    let blocks = (elements / rows).div_ceil(block.max(1));
+    match storage {
+        Storage::Int8 => elements + 4 * rows,
+        // A block is stored whole.
+        Storage::Int4 => rows * blocks * (block / 2 + 4),
+        Storage::Int4Dq => elements.div_ceil(2) + 4 * rows * blocks,
+        Storage::Fp16 => 2 * elements,
+    }
+}
+
+/// Whether a weight is a matrix whose node `MatMulNBits` can replace.
+fn blocks_lie_well(model: &Model, weight: &Weight) -> bool {
+    let Some(sole) = weight.sole_use().filter(|_| weight.shape.len() == 2) else { return false };
+    let node = &model.graph().node[sole.node];
+    match sole.role {
+        Role::MatMulRight => true,
+        Role::GemmRight(_) => {
+            node.int("transA").unwrap_or(0) == 0
+                && node.float("alpha").unwrap_or(1.0) == 1.0
+                && node.float("beta").unwrap_or(1.0) == 1.0
+        }
+        _ => false,
+    }
+}
+
+/// A tensor as a matrix whose rows are the positions along one axis.
+struct Lines {
+    rows: usize,
+    columns: usize,
+    inner: usize,
+}
+
+impl Lines {
+    fn new(shape: &[usize], axis: usize) -> Self {
+        let inner = shape[axis + 1..].iter().product::<usize>().max(1);
+        let outer: usize = shape[..axis].iter().product();
+        Self { rows: shape[axis], columns: outer * inner, inner }
+    }
+
+    fn element(&self, row: usize, column: usize) -> usize {
+        (column / self.inner * self.rows + row) * self.inner + column % self.inner
+    }
+
+    fn matrix(&self, elements: &[f32]) -> Matrix {
+        Matrix::from_shape_fn((self.rows, self.columns), |(i, j)| {
+            f64::from(elements[self.element(i, j)])
+        })
+    }
+}
+
+/// A constant that is added to the outputs of a layer, and of that layer alone.
+struct Bias {
+    name: String,
+    elements: Vec<f32>,
+    /// What a change of the product counts in it.
+    factor: f64,
+}
+
+impl Bias {
+    fn of(model: &Model, links: &Links, weight: &Weight) -> Result<Option<Self>> {
+        let Some(sole) = weight.sole_use() else { return Ok(None) };
+        let graph = model.graph();
+        let node = &graph.node[sole.node];
+        let outputs = weight.shape[weight.axis()];
+        let (name, factor) = match sole.role {
+            Role::Conv => (node.input.get(2).cloned(), 1.0),
+            Role::GemmRight(_) => {
+                let scale = |name: &str| f64::from(node.float(name).unwrap_or(1.0));
+                (node.input.get(2).cloned(), scale("alpha") / scale("beta"))
+            }
+            Role::MatMulRight => {
+                let output = node.output.first().map_or("", String::as_str);
+                let add = links.sole_consumer(output).filter(|add| {
+                    let add = &graph.node[add.node];
+                    add.op_type() == "Add" && matches!(add.domain(), "" | "ai.onnx")
+                });
+                (add.and_then(|a| graph.node[a.node].input.get(1 - a.input).cloned()), 1.0)
+            }
+            _ => (None, 1.0),
+        };
+        let Some(name) = name.filter(|n| links.sole_consumer(n).is_some() && factor.is_finite())
+        else {
+            return Ok(None);
+        };
+        let Some(Tensor::F32(array)) = graph::constant_tensor(model, &name)? else {
+            return Ok(None);
+        };
+        let fits = array.len() == outputs && array.shape().last() == Some(&outputs);
+        let finite = array.iter().all(|v| v.is_finite());
+        let elements = array.iter().copied().collect();
+        Ok((fits && finite).then_some(Self { name, elements, factor }))
+    }
+
+    /// The constant that makes up for what the outputs lost on average.
+    fn moved(self, shift: &[f64]) -> StoredConstant {
+        let pairs = self.elements.iter().zip(shift);
+        let elements = pairs.map(|(&b, s)| (f64::from(b) + self.factor * s) as f32).collect();
+        StoredConstant { name: self.name, data: Elements(elements) }
+    }
+}
