@@ -8,7 +8,7 @@ use crate::score::MetricKind;
 use crate::tune::{Augmentation, Method};
 
 /// The cost that a ratio divides.
-pub use crate::quantize::{Form, Rounding};
+pub use crate::quantize::{Form, Range, Rounding};
 pub use crate::search::Resource as Target;
 pub use crate::search::Statistics;
 
@@ -28,6 +28,14 @@ pub struct Options {
     /// Weights that share a scale where four bits are stored: a power of two, at least 16.
     /// Default: 64.
     pub block: usize,
+    /// How ranges of values are found where values are quantized. Default: mse.
+    pub range: Range,
+    /// Whether quantized values are signed bytes. Default: no.
+    pub signed: bool,
+    /// Whether weights that meet quantized values have seven bits. Default: no.
+    pub seven_bits: bool,
+    /// Whether values stay float at the first and the last layer. Default: no.
+    pub float_ends: bool,
     /// Schemes that layers may be factorized by; leaving a layer as it is is always one more.
     /// Default: all of them.
     pub schemes: Vec<Scheme>,
@@ -108,6 +116,10 @@ impl Default for Options {
             quantize: None,
             rounding: Rounding::Compensated,
             block: 64,
+            range: Range::Mse,
+            signed: false,
+            seven_bits: false,
+            float_ends: false,
             schemes: Scheme::ALL.to_vec(),
             include: Vec::new(),
             exclude: Vec::new(),

@@ -8,7 +8,9 @@ use super::args::{Cli, Command};
 use crate::compress::Request;
 use crate::dataset::Resize;
 use crate::factorize::Scheme;
-use crate::options::{Form, OptimizerKind, Options, Rounding, SearchMode, Statistics, Target};
+use crate::options::{
+    Form, OptimizerKind, Options, Range, Rounding, SearchMode, Statistics, Target,
+};
 use crate::score::MetricKind;
 use crate::tune::Augmentation;
 
@@ -47,7 +49,8 @@ fn every_flag_arrives() {
          --seed 7 --train n --train-labels nl --epochs 2.5 --train-time 15m --optimizer sgd \
          --decay 0.5 --lr 0.01 --train-batch 32 --distill 0.25 --msr 0.5 --msr-power 1 --augment \
          flip,shift --resume st --threads 2 --save-plan p --force --max-drop 1.5 --shape i=1x2 \
-         --quantize int4 --rounding nearest --block 32 --json -vv",
+         --quantize int4 --rounding nearest --block 32 \
+         --range entropy --signed --seven-bits --float-ends --json -vv",
     );
     let options = Options {
         ratio: Some(2.0),
@@ -80,6 +83,10 @@ fn every_flag_arrives() {
         quantize: Some(Form::Int4),
         rounding: Rounding::Nearest,
         block: 32,
+        range: Range::Entropy,
+        signed: true,
+        seven_bits: true,
+        float_ends: true,
     };
     assert_eq!(request.options, options);
     let data = request.data.expect("data");
@@ -124,6 +131,7 @@ fn usage_errors() {
         "a b --ratio 1",
         "a b --ratio -3",
         "a b --quantize int3",
+        "a b --ratio 2 --signed",
         "a b --quantize --block 24",
         "a b --ratio 2 --block 32",
         "a b --ratio 2 --rounding nearest",

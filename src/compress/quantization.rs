@@ -24,8 +24,16 @@ pub(super) fn carry_out(
     progress: &dyn Progress,
 ) -> Result<(Model, report::Quantization)> {
     progress.phase("quantize", None);
-    let settings =
-        Settings { form, rounding: options.rounding, block: options.block, seed: options.seed };
+    let settings = Settings {
+        form,
+        rounding: options.rounding,
+        block: options.block,
+        seed: options.seed,
+        range: options.range,
+        signed: options.signed,
+        seven_bits: options.seven_bits,
+        float_ends: options.float_ends,
+    };
     let (quantization, kept) = match parts {
         None => quantize::quantize(model, &settings, None)?,
         Some(parts) => {

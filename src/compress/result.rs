@@ -26,14 +26,17 @@ use crate::validate::{Agreement, RUNTIME, Session, latency};
 /// Timed runs of each file.
 const LATENCY_RUNS: usize = 50;
 
+/// The same for a file that takes long.
+const SLOW_RUNS: usize = 5;
+
 /// Samples on which the written file's outputs are compared one by one with the evaluator's.
 const COMPARED: usize = 64;
 
 /// Relative difference between tract and the evaluator above which the report warns.
 const TOLERANCE: f64 = 1e-4;
 
-/// Multiply-accumulates of the model's Conv, ConvTranspose, Gemm and MatMul nodes for `inputs`,
-/// products of two computed values included.
+/// Multiply-accumulates of the model's [`layer::PRODUCTS`] for `inputs`, products of two computed
+/// values included.
 ///
 /// # Errors
 /// When the model can't be run.
@@ -41,7 +44,7 @@ pub(super) fn macs(model: &Model, layers: &[Layer], inputs: Vec<Tensor>) -> Resu
     let values = layer::shapes(model, inputs)?;
     Ok(layers
         .iter()
-        .filter(|l| matches!(l.op_type.as_str(), "Conv" | "ConvTranspose" | "Gemm" | "MatMul"))
+        .filter(|l| layer::PRODUCTS.contains(&l.op_type.as_str()))
         .map(|l| l.macs(model, &values))
         .sum())
 }
@@ -70,6 +73,9 @@ impl Proof<'_> {
         Ok(search::score(&evaluator, &self.samples, &self.scorer)?.metric())
     }
 }
+
+/// The same where values are rounded: one between two levels may fall to either side.
+const LEVEL: f64 = 0.05;
 
 /// Puts the result beside the output, proves it in tract, and only then puts it in place. The
 /// report's search and layers are still empty.
@@ -108,9 +114,11 @@ pub(super) fn write(
         Err(error) => return Err(error),
     };
     let evaluator = Evaluator::new(result)?;
+    let slow = plan.quantization.as_ref().is_some_and(|q| q.form.takes_long());
     let (agreement, samples, metric) = match proof {
         Some(Proof { data, indices, scorer, mut metric, .. }) => {
             let compared = &indices[..indices.len().min(COMPARED)];
+            let indices = if slow { compared } else { indices };
             progress.phase("validate", Some(indices.len() as u64));
             let batch = |rows: &[usize]| {
                 let rows: Vec<usize> = rows.iter().map(|&r| indices[r]).collect();
@@ -121,7 +129,9 @@ pub(super) fn write(
             let ours = evaluator.run_all(&inputs)?;
             let first: Vec<Tensor> =
                 outputs.iter().map(|o| o.slice_batch(0, compared.len())).collect();
-            metric.written = Some(scorer.score(&outputs, 0..indices.len())?.metric());
+            if indices.len() == metric.samples {
+                metric.written = Some(scorer.score(&outputs, 0..indices.len())?.metric());
+            }
             (Agreement::between(&ours, &first)?, compared.len(), Some(metric))
         }
         None => {
@@ -129,8 +139,9 @@ pub(super) fn write(
             (Agreement::between(&ours, &session.run(&one)?)?, 1, None)
         }
     };
-    progress.phase("latency", Some(LATENCY_RUNS as u64));
-    let (before, after) = latency(&original, &session, &one, LATENCY_RUNS, progress)?;
+    let runs = if slow { SLOW_RUNS } else { LATENCY_RUNS };
+    progress.phase("latency", Some(runs as u64));
+    let (before, after) = latency(&original, &session, &one, runs, progress)?;
     let mut report = plain(&request.input, &request.output, model, result)?;
     report.model.macs = macs(model, &find(model, &Filter::default())?, one.clone())?;
     report.output.macs = macs(result, &find(result, &Filter::default())?, one)?;
@@ -149,7 +160,8 @@ pub(super) fn write(
         runs: before.runs,
     });
     let relative = agreement.max_relative_difference();
-    if relative > TOLERANCE {
+    let rounds = plan.quantization.as_ref().is_some_and(|q| q.form.rounds_values());
+    if relative > if rounds { LEVEL } else { TOLERANCE } {
         report.warnings.push(format!(
             "{RUNTIME} and the evaluator differ by {relative:.1e} relative to the largest output"
         ));

@@ -1,6 +1,6 @@
-//! What layers see on samples: second moments of their inputs.
+//! What layers see on samples: second moments of their inputs, ranges of values.
 
-use std::ops::Range;
+use std::ops;
 
 use rayon::prelude::*;
 
@@ -11,6 +11,8 @@ use crate::layer::{LinearMap, Positions};
 use crate::onnx::Model;
 use crate::tensor::Tensor;
 
+use super::range::{self, Histogram};
+
 /// Samples in runs.
 #[derive(Clone, Copy)]
 pub struct Calibration<'a> {
@@ -19,7 +21,7 @@ pub struct Calibration<'a> {
     /// Number of samples.
     pub samples: usize,
     /// The inputs of a run in the batch size that an evaluator demands, and which samples they are.
-    pub inputs: &'a (dyn Fn(usize, &Evaluator) -> Result<(Vec<Tensor>, Range<usize>)> + Sync),
+    pub inputs: &'a (dyn Fn(usize, &Evaluator) -> Result<(Vec<Tensor>, ops::Range<usize>)> + Sync),
 }
 
 /// Lanes that accumulate independently; a constant, so that sums don't depend on the number of
@@ -42,7 +44,7 @@ pub(super) struct Observed {
 
 impl Calibration<'_> {
     /// Runs of every lane, consecutive.
-    fn lanes(&self) -> Vec<Range<usize>> {
+    fn lanes(&self) -> Vec<ops::Range<usize>> {
         (0..LANES).map(|l| l * self.runs / LANES..(l + 1) * self.runs / LANES).collect()
     }
 
@@ -124,6 +126,116 @@ impl Calibration<'_> {
             })
             .collect()
     }
+}
+
+impl Calibration<'_> {
+    /// For each named value the range of a grid for it; `None` for one that is constant, no float, or
+    /// not finite.
+    ///
+    /// # Errors
+    /// When the model can't be run.
+    pub(super) fn ranges(
+        &self,
+        model: &Model,
+        names: &[&str],
+        method: range::Range,
+    ) -> Result<Vec<Option<(f32, f32)>>> {
+        let evaluator = Evaluator::observing(model, names)?;
+        let ids: Vec<Option<ValueId>> = names.iter().map(|name| evaluator.value(name)).collect();
+        let none = (f32::INFINITY, f32::NEG_INFINITY);
+        let ends = self.fold(
+            &evaluator,
+            &ids,
+            || vec![none; names.len()],
+            |ends, index, values| {
+                for value in values {
+                    // NaN has to stay visible.
+                    let (low, high) = ends[index];
+                    ends[index] = if value.is_nan() {
+                        (value, value)
+                    } else {
+                        (
+                            if value < low { value } else { low },
+                            if value > high { value } else { high },
+                        )
+                    };
+                }
+            },
+            |a, b| {
+                for (a, b) in a.iter_mut().zip(b) {
+                    if b.0.is_nan() {
+                        *a = b;
+                    } else {
+                        *a = (if b.0 < a.0 { b.0 } else { a.0 }, if b.1 > a.1 { b.1 } else { a.1 });
+                    }
+                }
+            },
+        )?;
+        if method == range::Range::MinMax {
+            let whole = |e: &(f32, f32)| finite(*e).then_some((e.0.min(0.0), e.1.max(0.0)));
+            return Ok(ends.iter().map(whole).collect());
+        }
+        let empty = || -> Vec<Option<Histogram>> {
+            ends.iter().map(|&e| finite(e).then(|| Histogram::new(e.0, e.1))).collect()
+        };
+        let histograms = self.fold(
+            &evaluator,
+            &ids,
+            empty,
+            |histograms, index, values| {
+                if let Some(histogram) = &mut histograms[index] {
+                    histogram.add(values);
+                }
+            },
+            |a, b| {
+                for pair in a.iter_mut().zip(b) {
+                    if let (Some(a), Some(b)) = pair {
+                        a.merge(&b);
+                    }
+                }
+            },
+        )?;
+        Ok(histograms.par_iter().map(|h| h.as_ref().map(|h| h.range(method))).collect())
+    }
+
+    /// Runs all samples and folds over the float values of the given ids; the order doesn't matter.
+    fn fold<S: Send>(
+        &self,
+        evaluator: &Evaluator,
+        ids: &[Option<ValueId>],
+        empty: impl Fn() -> S + Sync,
+        add: impl Fn(&mut S, usize, &mut dyn Iterator<Item = f32>) + Sync,
+        merge: impl Fn(&mut S, S),
+    ) -> Result<S> {
+        let parts: Vec<S> = self
+            .lanes()
+            .into_par_iter()
+            .map(|runs| {
+                let mut sums = empty();
+                for run in runs {
+                    let (inputs, range) = (self.inputs)(run, evaluator)?;
+                    let mut state = evaluator.start(inputs)?;
+                    evaluator.advance(&mut state, usize::MAX)?;
+                    for (index, id) in ids.iter().enumerate() {
+                        let Some(value) = id.and_then(|id| evaluator.get(&state, id)) else {
+                            continue;
+                        };
+                        if let Tensor::F32(array) = cut(&value, range.len()) {
+                            add(&mut sums, index, &mut array.iter().copied());
+                        }
+                    }
+                }
+                Ok(sums)
+            })
+            .collect::<Result<_>>()?;
+        let mut total = empty();
+        parts.into_iter().for_each(|part| merge(&mut total, part));
+        Ok(total)
+    }
+}
+
+fn finite(ends: (f32, f32)) -> bool {
+    ends.0.is_finite() && ends.1.is_finite()
 }
 
 /// The first `samples` of a batch that was filled up; tensors without a batch axis stay.

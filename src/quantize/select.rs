@@ -4,19 +4,21 @@ use std::collections::BTreeMap;
 
 use rayon::prelude::*;
 
+use super::activations;
+use super::balance::{self, Multiples};
 use super::calibrate::{Calibration, Observed};
 use super::grid::Levels;
+use super::opset;
 use super::rounding::{Rounded, compensated, nearest};
 use super::stored::{Codes, Quantization, Storage, StoredConstant, StoredWeight, checksum};
 use super::weights::{Role, Weight, weights};
-use super::write::check_opset;
 use super::{Form, Rounding, Settings};
 use crate::elements::Elements;
 use crate::error::{Error, Result};
 use crate::eval::moments::Moments;
 use crate::graph::{self, Links};
 use crate::linalg::Matrix;
-use crate::onnx::{Model, NodeAttributes, NodeProto};
+use crate::onnx::{GraphProto, Model, NodeAttributes, NodeProto};
 use crate::tensor::Tensor;
 
 /// A weight that stays as it is.
@@ -27,6 +29,13 @@ pub struct Kept {
     /// Why.
     pub reason: String,
 }
+
+/// A weight in fewer bits with the bias that makes up for it, or why it stays.
+type Done = std::result::Result<(StoredWeight, Option<StoredConstant>), Kept>;
+
+/// Share of a layer's output that rounding may change where the bits are chosen by that: four are taken
+/// where they do, else eight where those do.
+const SHARE: f64 = 0.01;
 
 /// Bytes of the node, the header of the scales and the names that a weight in fewer bits comes with,
 /// its own name apart.
@@ -81,29 +90,55 @@ pub fn quantize(
     calibration: Option<&Calibration<'_>>,
 ) -> Result<(Quantization, Vec<Kept>)> {
     check(model)?;
-    check_opset(model, settings.form)?;
+    // Whether it can be brought to the form's operator set shows early.
+    opset::upgraded(model, settings.form)?;
     let graph = model.graph();
     let mut kept = Vec::new();
     let mut chosen: Vec<Chosen> = Vec::new();
+    if settings.form == Form::Int8Qdq && calibration.is_none() {
+        return Err(Error::Option {
+            option: "--quantize int8-qdq".to_owned(),
+            reason: "the ranges of values come from samples: give --data, or take int8".to_owned(),
+        });
+    }
     for weight in weights(model) {
         match Chosen::of(model, weight, settings)? {
             Ok(weight) => chosen.push(weight),
             Err(reason) => kept.push(reason),
         }
     }
-    let moments = match calibration.filter(|_| settings.rounding == Rounding::Compensated) {
+    let mut moments = match calibration.filter(|_| settings.rounding == Rounding::Compensated) {
         Some(calibration) => moments(model, &chosen, calibration, settings.seed)?,
         None => vec![None; chosen.len()],
     };
     let links = Links::new(graph);
-    let done: Vec<(StoredWeight, Option<StoredConstant>)> = chosen
+    let multiples = multiples(graph, &links, &chosen, &mut moments, settings);
+    let done: Vec<Done> = chosen
         .par_iter()
         .zip(&moments)
-        .map(|(weight, moments)| weight.round(model, &links, moments.as_deref(), settings))
+        .zip(&multiples)
+        .map(|((weight, moments), multiples)| {
+            weight.round(model, &links, moments.as_deref(), multiples, settings)
+        })
         .collect::<Result<_>>()?;
-    let (weights, constants): (Vec<_>, Vec<_>) = done.into_iter().unzip();
-    let constants = constants.into_iter().flatten().collect();
-    Ok((Quantization { form: settings.form, weights, constants }, kept))
+    let (mut weights, mut constants) = (Vec::new(), Vec::new());
+    for done in done {
+        match done {
+            Ok((weight, constant)) => {
+                weights.push(weight);
+                constants.extend(constant);
+            }
+            Err(reason) => kept.push(reason),
+        }
+    }
+    let values = match calibration.filter(|_| settings.form == Form::Int8Qdq) {
+        Some(calibration) => {
+            let found: Vec<Weight> = chosen.into_iter().map(|c| c.weight).collect();
+            Some(activations::values(model, &found, &weights, settings, calibration)?)
+        }
+        None => None,
+    };
+    Ok((Quantization { form: settings.form, weights, constants, values }, kept))
 }
 
 /// The moments of what the weights' layers see.
@@ -127,6 +162,46 @@ fn moments(
     let mut found = calibration.moments(model, &observed, seed)?;
     let taken = (0..chosen.len()).map(|index| found[*places.get(&index)?].take());
     Ok(taken.collect())
+}
+
+/// Spreads the ranges of neighbouring factors along their rank axis, and the moments of what lies
+/// between them. Values that are rounded themselves have ranges of their own, and stay.
+fn multiples(
+    graph: &GraphProto,
+    links: &Links,
+    chosen: &[Chosen],
+    moments: &mut [Option<Vec<Moments>>],
+    settings: &Settings,
+) -> Vec<Multiples> {
+    let mut multiples = vec![Multiples::default(); chosen.len()];
+    if matches!(settings.form, Form::Int8Qdq | Form::Int8Dynamic | Form::Fp16) {
+        return multiples;
+    }
+    let by_node: BTreeMap<usize, usize> = chosen
+        .iter()
+        .enumerate()
+        .filter_map(|(index, c)| Some((c.weight.sole_use()?.node, index)))
+        .collect();
+    for (first, weight) in chosen.iter().enumerate() {
+        let Some(sole) = weight.weight.sole_use() else { continue };
+        let output = graph.node[sole.node].output.first().map_or("", String::as_str);
+        let next = links.sole_consumer(output).and_then(|c| by_node.get(&c.node));
+        let Some(&second) = next else { continue };
+        let last = &chosen[second];
+        if !balance::are_factors(graph, links, &weight.weight, &last.weight) {
+            continue;
+        }
+        let Some(map) = last.weight.map(graph) else { continue };
+        let Some([own]) = moments[second].as_deref() else { continue };
+        let lines = Lines::new(&last.weight.shape, last.weight.axis());
+        let diagonal = balance::diagonal(&lines.matrix(&last.elements), &map, own);
+        let taps = map.kernel_len();
+        let columns: Vec<f64> = diagonal.iter().flat_map(|&d| vec![d; taps]).collect();
+        moments[second] = Some(vec![balance::divided(own, &columns)]);
+        multiples[second].columns = columns;
+        multiples[first].rows = diagonal.iter().map(|d| 1.0 / d).collect();
+    }
+    multiples
 }
 
 /// A weight that will be stored in fewer bits.
@@ -154,15 +229,19 @@ impl Chosen {
         let few = Storage::Int8;
         let storage = match settings.form {
             Form::Fp16 => Storage::Fp16,
-            Form::Int8 => few,
-            Form::Int4 | Form::Int4Dq if blocks_lie_well(model, &weight) => {
-                let four =
-                    if settings.form == Form::Int4 { Storage::Int4 } else { Storage::Int4Dq };
+            Form::Int8 | Form::Int8Qdq => few,
+            Form::Int8Dynamic if in_integers(model, &weight)? => Storage::Int8Dynamic,
+            Form::Int8Dynamic => few,
+            Form::Int4 | Form::Int4Dq | Form::Auto if blocks_lie_well(model, &weight) => {
+                let four = match settings.form {
+                    Form::Int4Dq => Storage::Int4Dq,
+                    _ => Storage::Int4,
+                };
                 let bytes =
                     |storage| stored_bytes(&weight.shape, weight.axis(), storage, settings.block);
                 if bytes(four) < bytes(few) { four } else { few }
             }
-            Form::Int4 | Form::Int4Dq => few,
+            Form::Int4 | Form::Int4Dq | Form::Auto => few,
         };
         if storage == Storage::Fp16 && elements.iter().any(|v| v.abs() > 65_504.0) {
             return kept("an element is out of the range of half floats");
@@ -174,30 +253,66 @@ impl Chosen {
         Ok(Ok(Self { weight, storage, elements }))
     }
 
+    /// The weight rounded as asked; where the bits are free, to the fewest that change its layer's
+    /// output little.
     fn round(
         &self,
         model: &Model,
         links: &Links,
         moments: Option<&[Moments]>,
+        multiples: &Multiples,
         settings: &Settings,
-    ) -> Result<(StoredWeight, Option<StoredConstant>)> {
+    ) -> Result<Done> {
+        let as_bits = |storage| self.round_as(storage, model, links, moments, multiples, settings);
+        let (stored, bias, share) = as_bits(self.storage)?;
+        if settings.form != Form::Auto || share <= SHARE {
+            return Ok(Ok((stored, bias)));
+        }
+        let (stored, bias, share) = as_bits(Storage::Int8)?;
+        // Factors that were multiplied have to stay together.
+        if share <= SHARE || !multiples.rows.is_empty() || !multiples.columns.is_empty() {
+            return Ok(Ok((stored, bias)));
+        }
+        let reason =
+            format!("eight bits would change {:.1} % of its layer's output", 100.0 * share);
+        Ok(Err(Kept { name: self.weight.name.clone(), reason }))
+    }
+
+    /// The weight in a form, with the bias that makes up for it, and what share of the energy of its
+    /// layer's output is lost.
+    fn round_as(
+        &self,
+        storage: Storage,
+        model: &Model,
+        links: &Links,
+        moments: Option<&[Moments]>,
+        multiples: &Multiples,
+        settings: &Settings,
+    ) -> Result<(StoredWeight, Option<StoredConstant>, f64)> {
         let mut stored = StoredWeight {
             name: self.weight.name.clone(),
             shape: self.weight.shape.clone(),
             checksum: checksum(&self.elements),
-            storage: self.storage,
+            storage,
             axis: self.weight.axis(),
             block: 0,
             codes: Codes::default(),
             scales: Elements::default(),
         };
-        let levels = match self.storage {
-            Storage::Fp16 => return Ok((stored, None)),
-            Storage::Int8 => Levels::INT8,
+        let levels = match storage {
+            Storage::Fp16 => return Ok((stored, None, 0.0)),
+            // Bytes times such weights are summed in pairs.
+            Storage::Int8 | Storage::Int8Dynamic
+                if settings.seven_bits
+                    && matches!(settings.form, Form::Int8Qdq | Form::Int8Dynamic) =>
+            {
+                Levels::INT7
+            }
+            Storage::Int8 | Storage::Int8Dynamic => Levels::INT8,
             Storage::Int4 | Storage::Int4Dq => Levels::INT4,
         };
         let lines = Lines::new(&self.weight.shape, stored.axis);
-        let matrix = lines.matrix(&self.elements);
+        let matrix = multiples.apply(lines.matrix(&self.elements));
         let (rows, columns) = matrix.dim();
         let block = if levels == Levels::INT4 { settings.block } else { columns };
         let bias = moments.and_then(|_| Bias::of(model, links, &self.weight).transpose());
@@ -205,17 +320,28 @@ impl Chosen {
         let groups = moments.map_or(1, <[Moments]>::len).max(1);
         let mut rounded = Rounded { codes: Vec::new(), scales: Vec::new() };
         let mut shift = Vec::new();
+        let (mut lost_energy, mut energy) = (0.0, 0.0);
         for group in 0..groups {
             let part = group * rows / groups..(group + 1) * rows / groups;
             let part = matrix.slice(ndarray::s![part, ..]).to_owned();
             let one = match moments.and_then(|m| m.get(group)) {
-                None => nearest(&part, block, levels),
+                None => {
+                    let one = nearest(&part, block, levels);
+                    let square = |m: &Matrix| m.iter().map(|v| v * v).sum::<f64>();
+                    lost_energy += square(&(&part - &one.matrix(part.nrows(), columns, block)));
+                    energy += square(&part);
+                    one
+                }
                 Some(moments) => {
                     // Where the bias keeps the mean exact, only what varies counts.
                     let about_zero = || moments.xx.clone().about_zero(&moments.x_mean);
                     let moment = if bias.is_some() { moments.xx.clone() } else { about_zero() };
                     let ridge = moment.shrinkage(moments.rows);
-                    compensated(&part, &moment, ridge, block, levels)?
+                    let one = compensated(&part, &moment, ridge, block, levels)?;
+                    lost_energy +=
+                        moment.energy(&(&part - &one.matrix(part.nrows(), columns, block)));
+                    energy += moment.energy(&part);
+                    one
                 }
             };
             if let (Some(moments), Some(_)) = (moments.and_then(|m| m.get(group)), &bias) {
@@ -225,12 +351,24 @@ impl Chosen {
             rounded.codes.extend(one.codes);
             rounded.scales.extend(one.scales);
         }
+        if levels != Levels::INT4 {
+            // A row of zeros has no scale of its own; one like the others' keeps biases fine.
+            let used = |row: usize| {
+                rounded.codes[row * columns..(row + 1) * columns].iter().any(|&c| c != 0)
+            };
+            let used: Vec<bool> = (0..rows).map(used).collect();
+            let scales = rounded.scales.iter().zip(&used).filter(|(_, used)| **used);
+            let least = scales.map(|(s, _)| *s).min_by(f32::total_cmp).unwrap_or(1.0);
+            for (scale, used) in rounded.scales.iter_mut().zip(&used) {
+                *scale = if *used { *scale } else { least };
+            }
+        }
         let mut codes = vec![0i8; self.elements.len()];
         for (at, &code) in rounded.codes.iter().enumerate() {
             codes[lines.element(at / columns, at % columns)] = code;
         }
         stored.codes = Codes(codes);
-        if block == columns && self.storage == Storage::Int8 {
+        if levels != Levels::INT4 {
             stored.scales = Elements(rounded.scales);
         } else {
             // Blocks lie along the other axis of a matrix.
@@ -242,7 +380,8 @@ impl Chosen {
                 _ => rounded.scales,
             });
         }
-        Ok((stored, bias.map(|bias| bias.moved(&shift))))
+        let share = lost_energy / energy.max(f64::MIN_POSITIVE);
+        Ok((stored, bias.map(|bias| bias.moved(&shift)), share))
     }
 }
 
@@ -297,12 +436,25 @@ pub(super) fn stored_bytes(shape: &[usize], axis: usize, storage: Storage, block
     let rows = shape.get(axis).copied().unwrap_or(1).max(1);
     let blocks = (elements / rows).div_ceil(block.max(1));
     match storage {
-        Storage::Int8 => elements + 4 * rows,
+        Storage::Int8 | Storage::Int8Dynamic => elements + 4 * rows,
         // A block is stored whole.
         Storage::Int4 => rows * blocks * (block / 2 + 4),
         Storage::Int4Dq => elements.div_ceil(2) + 4 * rows * blocks,
         Storage::Fp16 => 2 * elements,
     }
+}
+
+/// Whether a weight's node has a form in integers.
+fn in_integers(model: &Model, weight: &Weight) -> Result<bool> {
+    let Some(sole) = weight.sole_use() else { return Ok(false) };
+    if sole.role != Role::Conv {
+        return Ok(blocks_lie_well(model, weight));
+    }
+    let bias = model.graph().node[sole.node].input.get(2).filter(|name| !name.is_empty());
+    Ok(match bias {
+        None => true,
+        Some(name) => matches!(graph::constant_tensor(model, name)?, Some(Tensor::F32(_))),
+    })
 }
 
 /// Whether a weight is a matrix whose node `MatMulNBits` can replace.

@@ -17,6 +17,25 @@ pub struct Quantization {
     /// Biases that make up for the rounding of weights.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub constants: Vec<StoredConstant>,
+    /// Values that are rounded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub values: Option<StoredValues>,
+}
+
+/// Values that are rounded to 8 bits where they are read by nodes that can do with that.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StoredValues {
+    /// Their names.
+    pub names: Vec<String>,
+    /// Their scales.
+    pub scales: Elements,
+    /// Their codes for zero.
+    pub zero_points: Vec<i32>,
+    /// Whether the codes are signed.
+    pub signed: bool,
+    /// Nodes that go on reading floats.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub float_nodes: Vec<String>,
 }
 
 /// How a constant is stored.
@@ -31,6 +50,8 @@ pub enum Storage {
     Int4Dq,
     /// Half floats before a `Cast`.
     Fp16,
+    /// int8 inside a `MatMulInteger` or `ConvInteger`, one scale for each output.
+    Int8Dynamic,
 }
 
 impl Storage {
@@ -38,7 +59,7 @@ impl Storage {
     #[must_use]
     pub fn bits(self) -> u32 {
         match self {
-            Self::Int8 => 8,
+            Self::Int8 | Self::Int8Dynamic => 8,
             Self::Int4 | Self::Int4Dq => 4,
             Self::Fp16 => 16,
         }

@@ -2,22 +2,17 @@
 
 use std::collections::HashMap;
 
-use super::stored::{Quantization, Storage, StoredWeight, checksum};
+use super::activations::is_robust;
+use super::opset::{self, PER_AXIS};
+use super::stored::{Quantization, Storage, StoredValues, StoredWeight, checksum};
 use super::weights::{Role, Weight, weights};
 use crate::error::{Error, Result};
 use crate::graph::{self, NameAllocator, Source, captured};
 use crate::onnx::proto::tensor_proto::DataType as Code;
-use crate::onnx::{AttributeProto, GraphProto, Model, NodeProto, OpsetImport, TensorProto};
+use crate::onnx::{
+    AttributeProto, GraphProto, Model, NodeAttributes, NodeProto, OpsetImport, TensorProto,
+};
 use crate::tensor::Tensor;
-
-/// The operator set since which operands of Mul are broadcast.
-const BROADCAST: i64 = 7;
-
-/// The operator set that has scales along an axis.
-const PER_AXIS: i64 = 13;
-
-/// The operator set that has blocks of scales and INT4.
-const BLOCKED: i64 = 21;
 
 /// The domain of `MatMulNBits`.
 const CONTRIB: &str = "com.microsoft";
@@ -28,7 +23,7 @@ impl Quantization {
     /// # Errors
     /// When the quantization is of another model.
     pub fn apply(&self, model: &Model) -> Result<Model> {
-        let mut result = model.clone();
+        let mut result = opset::upgraded(model, self.form)?;
         for constant in &self.constants {
             let misfit = |reason: &str| plan(&constant.name, reason);
             let Some(Tensor::F32(old)) = graph::constant_tensor(&result, &constant.name)? else {
@@ -48,6 +43,14 @@ impl Quantization {
                 weight.ok_or_else(|| plan(&stored.name, "the model has no such weight"))?;
             stored.check(&result, weight)?;
             edits.store(&result, weight, stored)?;
+        }
+        if let Some(values) = &self.values {
+            edits.values(&result, values)?;
+            for stored in &self.weights {
+                if let Some(weight) = found.get(&stored.name) {
+                    edits.biases(&result, weight, stored, values)?;
+                }
+            }
         }
         edits.carry_out(&mut result);
         Ok(result)
@@ -74,12 +77,17 @@ impl StoredWeight {
         }
         let extent = self.shape.get(self.axis).copied().unwrap_or(0);
         let scales = match self.storage {
-            Storage::Int8 => extent,
-            _ if self.block < 16 || !self.block.is_power_of_two() || self.shape.len() != 2 => 0,
+            Storage::Int8 | Storage::Int8Dynamic => extent,
+            _ if self.block < 16 || !self.block.is_power_of_two() => 0,
+            _ if self.shape.len() != 2 || self.axis > 1 => 0,
             _ => extent.div_ceil(self.block) * self.shape[1 - self.axis],
         };
         let finite = self.scales.0.iter().all(|s| s.is_finite());
-        if self.codes.0.len() != elements.len() || self.scales.0.len() != scales || !finite {
+        if scales == 0
+            || self.codes.0.len() != elements.len()
+            || self.scales.0.len() != scales
+            || !finite
+        {
             return misfit("codes or scales don't fit its shape");
         }
         Ok(())
@@ -98,6 +106,12 @@ struct Edits {
     names: NameAllocator,
     /// Nodes that go before the node of an index.
     before: HashMap<usize, Vec<NodeProto>>,
+    /// Nodes that go behind the node of an index.
+    behind: HashMap<usize, Vec<NodeProto>>,
+    /// Other values that inputs of nodes read, by the index of the node and the position.
+    reads: HashMap<(usize, usize), String>,
+    /// Bytes of values that are quantized by their own range: codes, scale and zero point.
+    dynamic: HashMap<String, [String; 3]>,
     /// Nodes that replace the node of an index.
     instead: HashMap<usize, Vec<NodeProto>>,
     /// Initializers that go.
@@ -113,6 +127,9 @@ impl Edits {
         Self {
             names: NameAllocator::new(model.graph()),
             before: HashMap::new(),
+            behind: HashMap::new(),
+            reads: HashMap::new(),
+            dynamic: HashMap::new(),
             instead: HashMap::new(),
             gone: Vec::new(),
             constants: Vec::new(),
@@ -130,6 +147,7 @@ impl Edits {
             Storage::Fp16 => self.half(model, stored)?,
             Storage::Int4 => self.int4(model.graph(), weight, stored)?,
             Storage::Int4Dq => self.blocked(model.graph(), stored)?,
+            Storage::Int8Dynamic => self.integer(model, weight, stored)?,
         }
         self.remove(model, &stored.name);
         Ok(())
@@ -286,6 +304,174 @@ impl Edits {
         Ok(())
     }
 
+    /// The node as a product of integers: the data quantized by its own range, then scaled back.
+    fn integer(&mut self, model: &Model, weight: &Weight, stored: &StoredWeight) -> Result<()> {
+        let misfit = |reason: &str| plan(&stored.name, reason);
+        let graph = model.graph();
+        let sole = weight.sole_use().ok_or_else(|| misfit("shared"))?;
+        let old = &graph.node[sole.node];
+        let conv = match sole.role {
+            Role::Conv => true,
+            Role::MatMulRight | Role::GemmRight(_) if stored.shape.len() == 2 => false,
+            _ => return Err(misfit("its node has no form in integers")),
+        };
+        let mut codes = stored.codes.0.clone();
+        let mut shape = stored.shape.clone();
+        if !conv && stored.axis == 0 {
+            let (n, k) = (shape[0], shape[1]);
+            codes = (0..n * k).map(|at| stored.codes.0[at % n * k + at / n]).collect();
+            shape = vec![k, n];
+        }
+        let codes = Tensor::from_vec(&shape, codes).map_err(|e| misfit(&e.to_string()))?;
+        let codes = self.constant("q", TensorProto::from_tensor("", &codes));
+        // Outputs of a convolution lie along axis 1.
+        let mut column = vec![stored.scales.0.len()];
+        if conv {
+            column.resize(stored.shape.len() - 1, 1);
+        }
+        let scales = self.tensor("s", &column, stored.scales.0.clone())?;
+        let bias = match old.input.get(2).filter(|name| !name.is_empty()) {
+            None => None,
+            Some(name) if !conv => Some(name.clone()),
+            Some(name) => {
+                let Some(Tensor::F32(bias)) = graph::constant_tensor(model, name)? else {
+                    return Err(misfit("its bias is not constant"));
+                };
+                Some(self.tensor("b", &column, bias.iter().copied().collect())?)
+            }
+        };
+        let mut nodes = Vec::new();
+        let data = old.input[0].clone();
+        let [bytes, scale, zero] = match self.dynamic.get(&data) {
+            Some(names) => names.clone(),
+            None => {
+                let names =
+                    ["d", "e", "z"].map(|l| self.names.fresh(&format!("{l}{}", self.count)));
+                let mut quantize = node("DynamicQuantizeLinear", vec![data.clone()], &names[0]);
+                quantize.output.extend(names[1..].iter().cloned());
+                let first = graph.node.iter().position(|n| n.input.contains(&data));
+                self.before.entry(first.unwrap_or(sole.node)).or_default().push(quantize);
+                self.dynamic.insert(data, names.clone());
+                names
+            }
+        };
+        let mut fresh = |letter: &str| self.names.fresh(&format!("{letter}{}", self.count));
+        let (sum, wide, step) = (fresh("i"), fresh("f"), fresh("t"));
+        let output = old.output.first().cloned().unwrap_or_default();
+        let product = if bias.is_some() { fresh("p") } else { output.clone() };
+        let op_type = if conv { "ConvInteger" } else { "MatMulInteger" };
+        let mut integer = node(op_type, vec![bytes, codes, zero], &sum);
+        integer.name.clone_from(&old.name);
+        if conv {
+            integer.attribute.clone_from(&old.attribute);
+        }
+        nodes.push(integer);
+        nodes.push(cast(sum, &wide));
+        nodes.push(node("Mul", vec![scale, scales], &step));
+        nodes.push(node("Mul", vec![wide, step], &product));
+        if let Some(bias) = bias {
+            nodes.push(node("Add", vec![product, bias], &output));
+        }
+        self.instead.insert(sole.node, nodes);
+        Ok(())
+    }
+
+    /// Rounds values where robust nodes read them.
+    fn values(&mut self, model: &Model, values: &StoredValues) -> Result<()> {
+        let graph = model.graph();
+        let count = values.names.len();
+        if values.scales.0.len() != count || values.zero_points.len() != count {
+            return Err(Error::Plan { reason: "scales of values differ in number".to_owned() });
+        }
+        for (at, name) in values.names.iter().enumerate() {
+            let (scale, zero) = (values.scales.0[at], values.zero_points[at]);
+            let made = graph.node.iter().position(|n| n.output.contains(name));
+            if made.is_none() && graph.input.iter().all(|i| i.name() != name) {
+                return Err(plan(name, "the model has no such value"));
+            }
+            let zero = match values.signed {
+                true => i8::try_from(zero).ok().map(Tensor::scalar),
+                false => u8::try_from(zero).ok().map(Tensor::scalar),
+            };
+            let zero = zero.ok_or_else(|| plan(name, "its zero point is out of range"))?;
+            self.count += 1;
+            let scale = self.tensor("s", &[], vec![scale])?;
+            let zero = self.constant("z", TensorProto::from_tensor("", &zero));
+            let codes = self.names.fresh(&format!("d{}", self.count));
+            let back = self.names.fresh(&format!("v{}", self.count));
+            let parameters = [scale, zero];
+            let of = |value: &str| [&[value.to_owned()][..], &parameters].concat();
+            let pair = vec![
+                node("QuantizeLinear", of(name), &codes),
+                node("DequantizeLinear", of(&codes), &back),
+            ];
+            match made {
+                Some(index) => self.behind.entry(index).or_default().extend(pair),
+                None => self.before.entry(0).or_default().extend(pair),
+            }
+            for (index, node) in graph.node.iter().enumerate() {
+                if !is_robust(node) || values.float_nodes.iter().any(|n| n == node.label()) {
+                    continue;
+                }
+                for (input, _) in node.input.iter().enumerate().filter(|(_, n)| *n == name) {
+                    self.reads.insert((index, input), back.clone());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes biases of products with rounded data int32, at the scale of the products.
+    fn biases(
+        &mut self,
+        model: &Model,
+        weight: &Weight,
+        stored: &StoredWeight,
+        values: &StoredValues,
+    ) -> Result<()> {
+        if stored.storage != Storage::Int8 {
+            return Ok(());
+        }
+        let graph = model.graph();
+        for used in &weight.uses {
+            let old = &graph.node[used.node];
+            let one = |name: &str| old.float(name).is_none_or(|v| v == 1.0);
+            let plain = match used.role {
+                Role::Conv => true,
+                Role::GemmRight(_) => one("alpha") && one("beta"),
+                _ => false,
+            };
+            let rounded = self.reads.contains_key(&(used.node, 0));
+            let (Some(name), true) = (old.input.get(2), plain && rounded) else { continue };
+            let Some(data) = values.names.iter().position(|n| *n == old.input[0]) else { continue };
+            let Some(Tensor::F32(bias)) = graph::constant_tensor(model, name)? else { continue };
+            if bias.shape() != [stored.scales.0.len()] {
+                continue;
+            }
+            let step = values.scales.0[data];
+            let scales: Vec<f32> = stored.scales.0.iter().map(|s| step * s).collect();
+            let codes = bias.iter().zip(&scales).map(|(&b, &s)| {
+                let code = (f64::from(b) / f64::from(s)).round_ties_even();
+                // Beyond this a sum with products might overflow.
+                (code.abs() < f64::from(1 << 30)).then_some(code as i32)
+            });
+            // A bias that doesn't fit stays float.
+            let Some(codes) = codes.collect::<Option<Vec<i32>>>() else { continue };
+            self.count += 1;
+            let count = codes.len();
+            let codes =
+                Tensor::from_vec(&[count], codes).map_err(|e| plan(name, &e.to_string()))?;
+            let codes = self.constant("b", TensorProto::from_tensor("", &codes));
+            let scales = self.tensor("s", &[count], scales)?;
+            let back = self.names.fresh(&format!("c{}", self.count));
+            let mut dequantize = node("DequantizeLinear", vec![codes, scales], &back);
+            dequantize.attribute.push(AttributeProto::from_int("axis", 0));
+            self.before.entry(used.node).or_default().push(dequantize);
+            self.reads.insert((used.node, 2), back);
+        }
+        Ok(())
+    }
+
     fn carry_out(mut self, model: &mut Model) {
         if self.contrib && model.opset(CONTRIB).is_none() {
             model
@@ -295,12 +481,18 @@ impl Edits {
         }
         let graph = model.graph_mut();
         let old = std::mem::take(&mut graph.node);
-        for (index, node) in old.into_iter().enumerate() {
+        for (index, mut node) in old.into_iter().enumerate() {
+            for (position, input) in node.input.iter_mut().enumerate() {
+                if let Some(other) = self.reads.remove(&(index, position)) {
+                    *input = other;
+                }
+            }
             graph.node.extend(self.before.remove(&index).unwrap_or_default());
             match self.instead.remove(&index) {
                 Some(nodes) => graph.node.extend(nodes),
                 None => graph.node.push(node),
             }
+            graph.node.extend(self.behind.remove(&index).unwrap_or_default());
         }
         // In files that list all initializers as inputs, so are the new ones.
         for constant in self.constants {
@@ -308,6 +500,7 @@ impl Edits {
         }
         graph.initializer.retain(|t| !self.gone.iter().any(|name| name == t.name()));
         graph.input.retain(|i| !self.gone.iter().any(|name| name == i.name()));
+        graph::remove_unused_constants(graph);
     }
 }
 
@@ -324,25 +517,4 @@ fn cast(from: String, to: &str) -> NodeProto {
     let mut cast = node("Cast", vec![from], to);
     cast.attribute.push(AttributeProto::from_int("to", Code::Float as i64));
     cast
-}
-
-/// The model's operator set is new enough for a form, or why it isn't.
-///
-/// # Errors
-/// Naming the version that it takes.
-pub(super) fn check_opset(model: &Model, form: super::Form) -> Result<()> {
-    let version = model.opset("").unwrap_or(1);
-    let needed = match form {
-        super::Form::Int4Dq => BLOCKED,
-        _ => BROADCAST,
-    };
-    if version >= needed {
-        return Ok(());
-    }
-    Err(Error::UnsupportedModel {
-        reason: format!(
-            "--quantize {form} needs operator set {needed}, and this model has {version}: export \
-             it with a newer one or take another form"
-        ),
-    })
 }
