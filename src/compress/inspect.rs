@@ -6,7 +6,7 @@ use super::DataSource;
 use crate::error::Result;
 use crate::factorize::{Choice, Scheme};
 use crate::graph;
-use crate::layer::{Filter, Layer, find, shapes};
+use crate::layer::{Filter, Layer, PRODUCTS, find, shapes};
 use crate::onnx::Model;
 use crate::options::Options;
 use crate::report::{
@@ -56,10 +56,7 @@ pub fn inspect(
         })
         .collect();
     let eligible = || listed.iter().filter(|l| l.eligible);
-    let products = || {
-        let names = ["Conv", "ConvTranspose", "Gemm", "MatMul"];
-        listed.iter().filter(move |l| names.contains(&l.op_type.as_str()))
-    };
+    let products = || listed.iter().filter(|l| PRODUCTS.contains(&l.op_type.as_str()));
     let totals = InspectTotals {
         params: crate::quantize::params(&model),
         macs: values.as_ref().map(|_| products().filter_map(|l| l.macs).sum()),

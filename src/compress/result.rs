@@ -109,7 +109,7 @@ pub(super) fn write(
         Err(reason) if plan.quantization.as_ref().is_some_and(|q| !q.form.runs_in_tract()) => {
             drop(original);
             let reason = reason.chain();
-            return unproven(request, model, result, plan, proof, &reason);
+            return unproven(request, model, result, plan, one, proof, &reason);
         }
         Err(error) => return Err(error),
     };
@@ -192,10 +192,13 @@ fn unproven(
     model: &Model,
     result: &Model,
     plan: &Plan,
+    sample: Vec<Tensor>,
     proof: Option<Proof<'_>>,
     reason: &str,
 ) -> Result<Report> {
     let mut report = plain(&request.input, &request.output, model, result)?;
+    report.model.macs = macs(model, &find(model, &Filter::default())?, sample.clone())?;
+    report.output.macs = macs(result, &find(result, &Filter::default())?, sample)?;
     put(request, result, plan, &mut report)?;
     report.metric = proof.map(|proof| proof.metric);
     report.peak_rss_bytes = report::peak_rss_bytes();

@@ -19,7 +19,10 @@ mod balance;
 mod calibrate;
 mod grid;
 mod opset;
+mod price;
 mod range;
+mod refuse;
+mod round;
 mod rounding;
 mod select;
 mod stored;
@@ -31,9 +34,11 @@ use serde::{Deserialize, Serialize};
 
 pub use calibrate::Calibration;
 pub use grid::Levels;
+pub use price::Price;
 pub use range::Range;
+pub use refuse::check;
 pub use rounding::{Rounded, compensated, nearest};
-pub use select::{Kept, Price, check, quantize};
+pub use select::{Kept, quantize};
 pub use stored::{Quantization, Storage, StoredConstant, StoredValues, StoredWeight};
 pub use weights::{Role, Use, Weight, params, weight_bytes, weights};
 

@@ -117,15 +117,15 @@ impl Step<'_> {
         }
         if crosses(13) {
             match node.op_type() {
-                "Squeeze" | "Unsqueeze" | "ReduceSum" => self.to_input(&mut node, "axes"),
-                "Split" => self.to_input(&mut node, "split"),
+                "Squeeze" | "Unsqueeze" | "ReduceSum" => self.make_input(&mut node, "axes"),
+                "Split" => self.make_input(&mut node, "split"),
                 "Softmax" | "LogSoftmax" | "Hardmax" => return self.softmax(node),
                 _ => {}
             }
         }
         if crosses(18) {
             if REDUCTIONS.contains(&node.op_type()) {
-                self.to_input(&mut node, "axes");
+                self.make_input(&mut node, "axes");
             }
             if node.op_type() == "Split" && node.input.len() < 2 {
                 let count = node.output.len() as i64;
@@ -136,7 +136,7 @@ impl Step<'_> {
     }
 
     /// Makes an attribute the second input.
-    fn to_input(&mut self, node: &mut NodeProto, name: &str) {
+    fn make_input(&mut self, node: &mut NodeProto, name: &str) {
         let Some(values) = node.ints(name).map(<[i64]>::to_vec) else { return };
         node.attribute.retain(|a| a.name() != name);
         let Ok(tensor) = Tensor::from_vec(&[values.len()], values) else { return };

@@ -203,7 +203,7 @@ mod tests {
 
     fn outliers() -> Histogram {
         let mut histogram = Histogram::new(0.0, 100.0);
-        histogram.add((0..100_000).map(|i| (i % 1000) as f32 / 250.0));
+        histogram.add((0..1_000_000).map(|i| (i % 1000) as f32 / 250.0));
         histogram.add([100.0].into_iter());
         histogram
     }

@@ -1,17 +1,17 @@
 //! A quantization carried out on a model.
 
+mod integer;
+mod values;
+
 use std::collections::HashMap;
 
-use super::activations::is_robust;
 use super::opset::{self, PER_AXIS};
-use super::stored::{Quantization, Storage, StoredValues, StoredWeight, checksum};
+use super::stored::{Quantization, Storage, StoredWeight, checksum};
 use super::weights::{Role, Weight, weights};
 use crate::error::{Error, Result};
 use crate::graph::{self, NameAllocator, Source, captured};
 use crate::onnx::proto::tensor_proto::DataType as Code;
-use crate::onnx::{
-    AttributeProto, GraphProto, Model, NodeAttributes, NodeProto, OpsetImport, TensorProto,
-};
+use crate::onnx::{AttributeProto, GraphProto, Model, NodeProto, OpsetImport, TensorProto};
 use crate::tensor::Tensor;
 
 /// The domain of `MatMulNBits`.
@@ -243,7 +243,11 @@ impl Edits {
                 let code = (stored.codes.0[place(k, output, depth)] + 8).cast_unsigned() & 15;
                 let at = output * blocks * stored.block + k;
                 let byte = &mut packed[at / 2];
-                *byte = if at % 2 == 0 { *byte & 0xf0 | code } else { *byte & 0x0f | code << 4 };
+                *byte = if at.is_multiple_of(2) {
+                    *byte & 0xf0 | code
+                } else {
+                    *byte & 0x0f | code << 4
+                };
             }
             for block in 0..blocks {
                 scales[output * blocks + block] = stored.scales.0[place(block, output, blocks)];
@@ -301,174 +305,6 @@ impl Edits {
         dequantize.attribute.push(int("axis", stored.axis as i64));
         dequantize.attribute.push(int("block_size", stored.block as i64));
         self.put(graph, &stored.name, vec![dequantize]);
-        Ok(())
-    }
-
-    /// The node as a product of integers: the data quantized by its own range, then scaled back.
-    fn integer(&mut self, model: &Model, weight: &Weight, stored: &StoredWeight) -> Result<()> {
-        let misfit = |reason: &str| plan(&stored.name, reason);
-        let graph = model.graph();
-        let sole = weight.sole_use().ok_or_else(|| misfit("shared"))?;
-        let old = &graph.node[sole.node];
-        let conv = match sole.role {
-            Role::Conv => true,
-            Role::MatMulRight | Role::GemmRight(_) if stored.shape.len() == 2 => false,
-            _ => return Err(misfit("its node has no form in integers")),
-        };
-        let mut codes = stored.codes.0.clone();
-        let mut shape = stored.shape.clone();
-        if !conv && stored.axis == 0 {
-            let (n, k) = (shape[0], shape[1]);
-            codes = (0..n * k).map(|at| stored.codes.0[at % n * k + at / n]).collect();
-            shape = vec![k, n];
-        }
-        let codes = Tensor::from_vec(&shape, codes).map_err(|e| misfit(&e.to_string()))?;
-        let codes = self.constant("q", TensorProto::from_tensor("", &codes));
-        // Outputs of a convolution lie along axis 1.
-        let mut column = vec![stored.scales.0.len()];
-        if conv {
-            column.resize(stored.shape.len() - 1, 1);
-        }
-        let scales = self.tensor("s", &column, stored.scales.0.clone())?;
-        let bias = match old.input.get(2).filter(|name| !name.is_empty()) {
-            None => None,
-            Some(name) if !conv => Some(name.clone()),
-            Some(name) => {
-                let Some(Tensor::F32(bias)) = graph::constant_tensor(model, name)? else {
-                    return Err(misfit("its bias is not constant"));
-                };
-                Some(self.tensor("b", &column, bias.iter().copied().collect())?)
-            }
-        };
-        let mut nodes = Vec::new();
-        let data = old.input[0].clone();
-        let [bytes, scale, zero] = match self.dynamic.get(&data) {
-            Some(names) => names.clone(),
-            None => {
-                let names =
-                    ["d", "e", "z"].map(|l| self.names.fresh(&format!("{l}{}", self.count)));
-                let mut quantize = node("DynamicQuantizeLinear", vec![data.clone()], &names[0]);
-                quantize.output.extend(names[1..].iter().cloned());
-                let first = graph.node.iter().position(|n| n.input.contains(&data));
-                self.before.entry(first.unwrap_or(sole.node)).or_default().push(quantize);
-                self.dynamic.insert(data, names.clone());
-                names
-            }
-        };
-        let mut fresh = |letter: &str| self.names.fresh(&format!("{letter}{}", self.count));
-        let (sum, wide, step) = (fresh("i"), fresh("f"), fresh("t"));
-        let output = old.output.first().cloned().unwrap_or_default();
-        let product = if bias.is_some() { fresh("p") } else { output.clone() };
-        let op_type = if conv { "ConvInteger" } else { "MatMulInteger" };
-        let mut integer = node(op_type, vec![bytes, codes, zero], &sum);
-        integer.name.clone_from(&old.name);
-        if conv {
-            integer.attribute.clone_from(&old.attribute);
-        }
-        nodes.push(integer);
-        nodes.push(cast(sum, &wide));
-        nodes.push(node("Mul", vec![scale, scales], &step));
-        nodes.push(node("Mul", vec![wide, step], &product));
-        if let Some(bias) = bias {
-            nodes.push(node("Add", vec![product, bias], &output));
-        }
-        self.instead.insert(sole.node, nodes);
-        Ok(())
-    }
-
-    /// Rounds values where robust nodes read them.
-    fn values(&mut self, model: &Model, values: &StoredValues) -> Result<()> {
-        let graph = model.graph();
-        let count = values.names.len();
-        if values.scales.0.len() != count || values.zero_points.len() != count {
-            return Err(Error::Plan { reason: "scales of values differ in number".to_owned() });
-        }
-        for (at, name) in values.names.iter().enumerate() {
-            let (scale, zero) = (values.scales.0[at], values.zero_points[at]);
-            let made = graph.node.iter().position(|n| n.output.contains(name));
-            if made.is_none() && graph.input.iter().all(|i| i.name() != name) {
-                return Err(plan(name, "the model has no such value"));
-            }
-            let zero = match values.signed {
-                true => i8::try_from(zero).ok().map(Tensor::scalar),
-                false => u8::try_from(zero).ok().map(Tensor::scalar),
-            };
-            let zero = zero.ok_or_else(|| plan(name, "its zero point is out of range"))?;
-            self.count += 1;
-            let scale = self.tensor("s", &[], vec![scale])?;
-            let zero = self.constant("z", TensorProto::from_tensor("", &zero));
-            let codes = self.names.fresh(&format!("d{}", self.count));
-            let back = self.names.fresh(&format!("v{}", self.count));
-            let parameters = [scale, zero];
-            let of = |value: &str| [&[value.to_owned()][..], &parameters].concat();
-            let pair = vec![
-                node("QuantizeLinear", of(name), &codes),
-                node("DequantizeLinear", of(&codes), &back),
-            ];
-            match made {
-                Some(index) => self.behind.entry(index).or_default().extend(pair),
-                None => self.before.entry(0).or_default().extend(pair),
-            }
-            for (index, node) in graph.node.iter().enumerate() {
-                if !is_robust(node) || values.float_nodes.iter().any(|n| n == node.label()) {
-                    continue;
-                }
-                for (input, _) in node.input.iter().enumerate().filter(|(_, n)| *n == name) {
-                    self.reads.insert((index, input), back.clone());
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Makes biases of products with rounded data int32, at the scale of the products.
-    fn biases(
-        &mut self,
-        model: &Model,
-        weight: &Weight,
-        stored: &StoredWeight,
-        values: &StoredValues,
-    ) -> Result<()> {
-        if stored.storage != Storage::Int8 {
-            return Ok(());
-        }
-        let graph = model.graph();
-        for used in &weight.uses {
-            let old = &graph.node[used.node];
-            let one = |name: &str| old.float(name).is_none_or(|v| v == 1.0);
-            let plain = match used.role {
-                Role::Conv => true,
-                Role::GemmRight(_) => one("alpha") && one("beta"),
-                _ => false,
-            };
-            let rounded = self.reads.contains_key(&(used.node, 0));
-            let (Some(name), true) = (old.input.get(2), plain && rounded) else { continue };
-            let Some(data) = values.names.iter().position(|n| *n == old.input[0]) else { continue };
-            let Some(Tensor::F32(bias)) = graph::constant_tensor(model, name)? else { continue };
-            if bias.shape() != [stored.scales.0.len()] {
-                continue;
-            }
-            let step = values.scales.0[data];
-            let scales: Vec<f32> = stored.scales.0.iter().map(|s| step * s).collect();
-            let codes = bias.iter().zip(&scales).map(|(&b, &s)| {
-                let code = (f64::from(b) / f64::from(s)).round_ties_even();
-                // Beyond this a sum with products might overflow.
-                (code.abs() < f64::from(1 << 30)).then_some(code as i32)
-            });
-            // A bias that doesn't fit stays float.
-            let Some(codes) = codes.collect::<Option<Vec<i32>>>() else { continue };
-            self.count += 1;
-            let count = codes.len();
-            let codes =
-                Tensor::from_vec(&[count], codes).map_err(|e| plan(name, &e.to_string()))?;
-            let codes = self.constant("b", TensorProto::from_tensor("", &codes));
-            let scales = self.tensor("s", &[count], scales)?;
-            let back = self.names.fresh(&format!("c{}", self.count));
-            let mut dequantize = node("DequantizeLinear", vec![codes, scales], &back);
-            dequantize.attribute.push(AttributeProto::from_int("axis", 0));
-            self.before.entry(used.node).or_default().push(dequantize);
-            self.reads.insert((used.node, 2), back);
-        }
         Ok(())
     }
 

@@ -55,7 +55,7 @@ fn settings(form: Form) -> Settings {
 fn files_compute_what_the_codes_say() {
     for (name, stated) in FIXTURES {
         let model = model(name);
-        for form in [Form::Int8, Form::Int4, Form::Fp16] {
+        for form in [Form::Int8, Form::Int4, Form::Fp16, Form::Auto] {
             let (quantization, _) = quantized(&model, stated, &settings(form));
             assert!(!quantization.weights.is_empty(), "{name} {form}");
             let written = quantization.apply(&model).unwrap();
@@ -65,7 +65,7 @@ fn files_compute_what_the_codes_say() {
             let (got, wanted) = (run(&written, x.clone()), run(&expected, x));
             let apart = difference(&got, &wanted);
             // A product that turned from Gemm to MatMul adds its bias in another step.
-            let most = if form == Form::Int4 { 1e-5 } else { 0.0 };
+            let most = if matches!(form, Form::Int4 | Form::Auto) { 1e-5 } else { 0.0 };
             assert!(apart <= most, "{name} {form}: {apart}");
             assert_eq!(params(&written), params(&model), "{name} {form}");
             assert!(written.encoded_len() < model.encoded_len(), "{name} {form}");

@@ -75,6 +75,7 @@ fn every_form_keeps_the_metric() {
         let least = match form {
             Form::Fp16 => 1.95,
             Form::Int4 | Form::Int4Dq => 5.0,
+            Form::Auto => 3.7,
             _ => 3.7,
         };
         assert!(ratio > least, "{form}: {ratio}");
@@ -109,6 +110,18 @@ fn checked_rank_only(ratio: f64) -> Report {
     let folder = tempfile::tempdir().unwrap();
     let options = Options { ratio: Some(ratio), ..Options::default() };
     compress(&request(folder.path(), options), &Silent).unwrap()
+}
+
+/// What a form adds around its weights counts too.
+#[test]
+fn every_form_keeps_a_budget() {
+    for form in [Form::Int8Qdq, Form::Int4, Form::Fp16] {
+        let ratio = 12.0;
+        let options = Options { ratio: Some(ratio), quantize: Some(form), ..Options::default() };
+        let report = checked(options);
+        let reached = report.ratio.reached.unwrap();
+        assert!((ratio..1.1 * ratio).contains(&reached), "{form}: {reached}");
+    }
 }
 
 /// Training comes first, and its result is what is rounded.
