@@ -56,6 +56,8 @@ impl Price {
         let Some((form, block)) = self.form else { return Ok(total) };
         check(model)?;
         for weight in weights(model) {
+            // Where the bits are chosen by what they cost in quality, eight are counted on.
+            let form = if form == Form::Auto { Form::Int8 } else { form };
             let settings = Settings { form, block, ..Settings::default() };
             if let Ok(chosen) = Chosen::of(model, weight, &settings)? {
                 let Weight { shape, .. } = &chosen.weight;
