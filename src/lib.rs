@@ -9,6 +9,7 @@ pub mod options;
 pub mod validate;
 pub mod tune;
 pub mod search;
+pub mod quantize;
 pub mod factorize;
 pub mod layer;
 pub mod dataset;

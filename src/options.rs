@@ -8,6 +8,7 @@ use crate::score::MetricKind;
 use crate::tune::{Augmentation, Method};
 
 /// The cost that a ratio divides.
+pub use crate::quantize::{Form, Range, Rounding};
 pub use crate::search::Resource as Target;
 pub use crate::search::Statistics;
 
@@ -19,6 +20,22 @@ pub struct Options {
     pub ratio: Option<f64>,
     /// The cost that the ratio divides. Default: bytes.
     pub target: Target,
+    /// What weights are stored as; with a ratio of bytes both together reach it. Default: none, which
+    /// leaves them as they are.
+    pub quantize: Option<Form>,
+    /// How weights are rounded. Default: compensated.
+    pub rounding: Rounding,
+    /// Weights that share a scale where four bits are stored: a power of two, at least 16.
+    /// Default: 64.
+    pub block: usize,
+    /// How ranges of values are found where values are quantized. Default: mse.
+    pub range: Range,
+    /// Whether quantized values are signed bytes. Default: no.
+    pub signed: bool,
+    /// Whether weights that meet quantized values have seven bits. Default: no.
+    pub seven_bits: bool,
+    /// Whether values stay float at the first and the last layer. Default: no.
+    pub float_ends: bool,
     /// Schemes that layers may be factorized by; leaving a layer as it is is always one more.
     /// Default: all of them.
     pub schemes: Vec<Scheme>,
@@ -106,6 +123,13 @@ impl Default for Options {
         Self {
             ratio: None,
             target: Target::Bytes,
+            quantize: None,
+            rounding: Rounding::Compensated,
+            block: 64,
+            range: Range::Mse,
+            signed: false,
+            seven_bits: false,
+            float_ends: false,
             schemes: Scheme::ALL.to_vec(),
             include: Vec::new(),
             exclude: Vec::new(),

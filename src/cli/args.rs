@@ -9,7 +9,9 @@ use super::values;
 use crate::compress::{DataSource, Request, Runtime};
 use crate::dataset::{ChannelOrder, Layout, Preprocess, Resize};
 use crate::factorize::Scheme;
-use crate::options::{OptimizerKind, Options, SearchMode, Statistics, Target};
+use crate::options::{
+    Form, OptimizerKind, Options, Range, Rounding, SearchMode, Statistics, Target,
+};
 use crate::score::MetricKind;
 use crate::tune::Augmentation;
 
@@ -79,9 +81,9 @@ pub struct CompressArgs {
     /// Where the smaller model goes
     #[arg(value_name = "OUT", required = true)]
     output: Option<PathBuf>,
-    /// How many times smaller: 8 or 8x
-    #[arg(long, value_name = "R", required = true, value_parser = values::ratio,
-          allow_negative_numbers = true)]
+    /// How many times smaller: 8 or 8x; may be left out with --quantize
+    #[arg(long, value_name = "R", required_unless_present = "quantize",
+          value_parser = values::ratio, allow_negative_numbers = true)]
     ratio: Option<f64>,
     /// What the ratio divides: bytes, params, macs
     #[arg(long, value_name = "COST", default_value_t)]
@@ -109,11 +111,43 @@ pub struct CompressArgs {
     #[command(flatten)]
     data: DataArgs,
     #[command(flatten)]
+    quantization: QuantizeArgs,
+    #[command(flatten)]
     layers: LayerArgs,
     #[command(flatten)]
     search: SearchArgs,
     #[command(flatten)]
     training: TrainArgs,
+}
+
+/// What weights are stored as.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Quantization")]
+struct QuantizeArgs {
+    /// Store weights in fewer bits: int8, int4, int4-dq, fp16, int8-dynamic, int8-qdq, auto; int8 where no
+    /// form is named. A ratio of bytes counts this
+    #[arg(long, value_name = "FORM", num_args = 0..=1, require_equals = false,
+          default_missing_value = "int8")]
+    quantize: Option<Form>,
+    /// How weights are rounded: nearest, compensated (by what layers see on --data)
+    #[arg(long, value_name = "HOW", default_value_t, requires = "quantize")]
+    rounding: Rounding,
+    /// Weights that share a scale in four bits: 16, 32, 64, 128, 256
+    #[arg(long, value_name = "N", default_value_t = Options::default().block,
+          value_parser = values::block, requires = "quantize")]
+    block: usize,
+    /// Ranges of int8-qdq's values by what they are on --data: min-max, percentile, mse, entropy
+    #[arg(long, value_name = "HOW", default_value_t, requires = "quantize")]
+    range: Range,
+    /// Values of int8-qdq are signed bytes
+    #[arg(long, requires = "quantize")]
+    signed: bool,
+    /// Weights of int8-qdq and int8-dynamic have seven bits: for processors without VNNI
+    #[arg(long, requires = "quantize")]
+    seven_bits: bool,
+    /// Values of int8-qdq stay float at the first and the last layer
+    #[arg(long, requires = "quantize")]
+    float_ends: bool,
 }
 
 /// Where samples are and how they are prepared.
@@ -341,6 +375,13 @@ impl CompressArgs {
             options: Options {
                 ratio: self.ratio,
                 target: self.target,
+                quantize: self.quantization.quantize,
+                rounding: self.quantization.rounding,
+                block: self.quantization.block,
+                range: self.quantization.range,
+                signed: self.quantization.signed,
+                seven_bits: self.quantization.seven_bits,
+                float_ends: self.quantization.float_ends,
                 beam: search.beam,
                 max_evals: search.max_evals,
                 time_limit: search.time_limit,

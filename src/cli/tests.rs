@@ -8,7 +8,9 @@ use super::args::{Cli, Command};
 use crate::compress::Request;
 use crate::dataset::Resize;
 use crate::factorize::Scheme;
-use crate::options::{OptimizerKind, Options, SearchMode, Statistics, Target};
+use crate::options::{
+    Form, OptimizerKind, Options, Range, Rounding, SearchMode, Statistics, Target,
+};
 use crate::score::MetricKind;
 use crate::tune::Augmentation;
 
@@ -48,7 +50,8 @@ fn every_flag_arrives() {
          --decay 0.5 --lr 0.01 --train-batch 32 --distill 0.25 --msr 0.5 --msr-power 1 --match a,b \
          --match-weight 0.5 --train-memory 64M --stages 2 --augment \
          flip,shift --resume st --threads 2 --save-plan p --force --max-drop 1.5 --shape i=1x2 \
-         --json -vv",
+         --quantize int4 --rounding nearest --block 32 \
+         --range entropy --signed --seven-bits --float-ends --json -vv",
     );
     let options = Options {
         ratio: Some(2.0),
@@ -82,6 +85,13 @@ fn every_flag_arrives() {
         threads: Some(2),
         metric: Some(MetricKind::Top5),
         max_drop: Some(1.5),
+        quantize: Some(Form::Int4),
+        rounding: Rounding::Nearest,
+        block: 32,
+        range: Range::Entropy,
+        signed: true,
+        seven_bits: true,
+        float_ends: true,
     };
     assert_eq!(request.options, options);
     let data = request.data.expect("data");
@@ -101,6 +111,15 @@ fn every_flag_arrives() {
 }
 
 #[test]
+fn a_form_may_be_left_out() {
+    let quantize = |line: &str| request(line).options.quantize;
+    assert_eq!(quantize("a b --quantize"), Some(Form::Int8));
+    assert_eq!(quantize("a b --quantize fp16"), Some(Form::Fp16));
+    assert_eq!(quantize("a b --ratio 2 --quantize --seed 1"), Some(Form::Int8));
+    assert_eq!(quantize("a b --ratio 2"), None);
+}
+
+#[test]
 fn commands_stand_beside_the_default_form() {
     assert!(matches!(parse("inspect x.onnx").expect("valid").command, Some(Command::Inspect(_))));
     let eval = parse("eval x.onnx --data d --json").expect("valid");
@@ -117,6 +136,11 @@ fn usage_errors() {
         "a --ratio 2",
         "a b --ratio 1",
         "a b --ratio -3",
+        "a b --quantize int3",
+        "a b --ratio 2 --signed",
+        "a b --quantize --block 24",
+        "a b --ratio 2 --block 32",
+        "a b --ratio 2 --rounding nearest",
         "a b --ratio NaN",
         "a b --ratio 2 --labels l",
         "a b --ratio 2 --threads 0",

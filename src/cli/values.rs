@@ -46,6 +46,13 @@ pub fn bytes(text: &str) -> Result<usize, String> {
         .ok_or_else(|| "not a number of bytes, like `64M` or `1G`".to_owned())
 }
 
+/// A number of weights that share a scale.
+pub fn block(text: &str) -> Result<usize, String> {
+    let block =
+        text.parse().ok().filter(|&n: &usize| n.is_power_of_two() && (16..=256).contains(&n));
+    block.ok_or_else(|| "must be 16, 32, 64, 128 or 256".to_owned())
+}
+
 /// `NAME=1x3x224x224`.
 pub fn shape(text: &str) -> Result<(String, Vec<usize>), String> {
     let parts = text.rsplit_once('=').filter(|(name, _)| !name.is_empty());

@@ -4,8 +4,10 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::time::Instant;
 
+use super::choose::{choose, fitted, in_order, search_report};
 use super::gentle::{self, Dense, Whole};
 use super::parts::Parts;
+use super::quantization;
 use super::result::{self, Proof};
 use super::target::is_one_place;
 use super::training::Trainer;
@@ -13,37 +15,16 @@ use super::{Request, check_output};
 use crate::error::{Error, Result};
 use crate::eval::Evaluator;
 use crate::graph;
-use crate::layer::{Filter, Layer, find};
+use crate::layer::{Filter, find};
 use crate::onnx::Model;
-use crate::options::{Options, SearchMode, Target};
+use crate::options::Target;
 use crate::progress::Progress;
-use crate::report::{self, Metric, Report, Seconds};
-use crate::score::{MetricKind, Scorer};
-use crate::search::{
-    self, Budget, Compressed, Effort, LayerOptions, Limits, Network, NetworkOptions, Plan,
-    Prediction, Samples, Snapshots, Statistics,
-};
+use crate::quantize;
+use crate::report::{Metric, Report, Seconds};
+use crate::score::MetricKind;
+use crate::search::{self, Compressed, Plan, Samples};
 use crate::tensor::Tensor;
 use crate::validate::{concrete_shapes, random_inputs};
-
-/// Ridge of the fits, as a share of the mean variance of a layer's inputs.
-const RIDGE: f64 = 1e-3;
-
-/// Multiply-accumulates that a refit of the whole network may take during the search: larger models
-/// are refitted on fewer samples there, and the final fit takes all.
-const SEARCH_MACS: u64 = 300_000_000_000;
-
-/// Samples that candidates are refitted on at least.
-const SEARCH_CALIBRATION: usize = 256;
-
-/// Rows per input of a layer that its moments are taken over.
-const ROWS: usize = 48;
-
-/// Samples whose gradients weigh the layers' outputs.
-const WEIGHED: usize = 512;
-
-/// Bytes of prefix states that the search may hold for each of its two sets of samples.
-const SNAPSHOT_BYTES: usize = 192 << 20;
 
 /// Compresses a model as asked and writes the result. The report says what was done.
 ///
@@ -71,7 +52,15 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
     let filter = Filter::new(&options.include, &options.exclude)?;
     let layers = find(&model, &filter)?;
     filter.check(&options.include, &options.exclude, &layers)?;
-    if layers.iter().all(|layer| layer.map.is_none()) {
+    if options.quantize.is_some() {
+        quantize::check(&model)?;
+    } else if options.ratio.is_none() {
+        return Err(Error::Option {
+            option: "--ratio".to_owned(),
+            reason: "say how many times smaller the model is to be, or --quantize".to_owned(),
+        });
+    }
+    if options.ratio.is_some() && layers.iter().all(|layer| layer.map.is_none()) {
         return Err(Error::UnsupportedModel {
             reason: "no layer can be factorized; `onnx-bsr inspect MODEL` says why".to_owned(),
         });
@@ -84,17 +73,13 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
     };
     seconds.load = Some(begin.elapsed().as_secs_f64());
 
-    let ratio = options.ratio.ok_or_else(|| Error::Option {
-        option: "--ratio".to_owned(),
-        reason: "say how many times smaller the model is to be".to_owned(),
-    })?;
     let mut trainer = match &parts {
         Some(parts) => Trainer::new(&model, parts, &sample, request)?,
         None => None,
     };
     let whole = Whole { model: &model, layers: in_order(&model, &layers)?, sample: &sample };
     let mut dense = Dense::of(model.clone(), &whole.layers);
-    let gentle = gentle::ratios(ratio, options);
+    let gentle = gentle::ratios(options);
     let mut stages = Vec::new();
     let mut tuning = 0.0;
     if let (Some(parts), Some(trainer)) = (&parts, &mut trainer) {
@@ -105,10 +90,10 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
         tuning = clock.elapsed().as_secs_f64();
     }
     let (mut found, searched) =
-        choose(&dense, &whole, parts.as_ref(), ratio, options, &mut seconds, progress)?;
+        choose(&dense, &whole, parts.as_ref(), options, &mut seconds, progress)?;
     let retrained;
     let (dense, searched) = match &mut trainer {
-        Some(trainer) if options.msr > 0.0 => {
+        Some(trainer) if options.msr > 0.0 && options.ratio.is_some() => {
             let clock = Instant::now();
             let prepared = trainer.prepare(&dense, &found.choices, &mut stages, progress)?;
             drop(searched);
@@ -130,7 +115,10 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
     let (mut output, folded) = carry_out(&plan, &model)?;
     seconds.factorize = Some(clock.elapsed().as_secs_f64());
     let mut proof = match &parts {
-        Some(parts) => Some(measure(&model, &compressed, parts, options.metric)?),
+        Some(parts) => {
+            let factorized = options.ratio.is_some().then_some(&compressed);
+            Some(measure(&model, factorized, parts, options.metric)?)
+        }
         None => None,
     };
     if let Some(trainer) = &mut trainer {
@@ -138,7 +126,7 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
         let start = Plan::new(&dense.base, &whole.layers, &factors)?;
         let start = carry_out(&start, &dense.base)?.0;
         let share = if gentle.is_empty() { 1.0 } else { 1.0 - gentle::SHARE };
-        let tuned = trainer.tune(&start, &sample, ratio, share, &mut stages, progress)?;
+        let tuned = trainer.tune(&start, &sample, options.ratio, share, &mut stages, progress)?;
         plan.take_trained(&output, &tuned)?;
         output = tuned;
         if let Some(proof) = &mut proof {
@@ -146,6 +134,19 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
         }
         tuning += clock.elapsed().as_secs_f64();
         seconds.tune = Some(tuning);
+    }
+
+    let mut quantized = None;
+    if let Some(form) = options.quantize {
+        let clock = Instant::now();
+        let (result, about) =
+            quantization::carry_out(&output, form, parts.as_ref(), options, &mut plan, progress)?;
+        output = result;
+        quantized = Some(about);
+        if let Some(proof) = &mut proof {
+            proof.metric.quantized = Some(proof.score(&output)?);
+        }
+        seconds.quantize = Some(clock.elapsed().as_secs_f64());
     }
 
     progress.phase("validate", None);
@@ -158,16 +159,17 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
         trainer.finish();
         trainer.report(stages)
     });
-    report.ratio.asked = Some(ratio);
+    report.ratio.asked = options.ratio;
     report.ratio.target = options.target.name().to_owned();
     report.ratio.reached = Some(reached(&report, options.target));
-    report.search = Some(search_report(options, &found, network.layers.len()));
+    report.search = options.ratio.map(|_| search_report(options, &found, network.layers.len()));
     result::fill_layers(&mut report, &layers, &whole.layers, &network.extents, &factors, &folded);
+    report.quantization = quantized;
+    quantization::fill_report(&mut report, &layers, &plan, options);
     result::check_targets(&mut report, options);
     if parts.is_none() {
         report.warnings.push(
-            "no data: ranks and factors come from the weights alone; give --data for a far better \
-             result"
+            "no data: everything comes from the weights alone; give --data for a far better result"
                 .to_owned(),
         );
     }
@@ -183,256 +185,11 @@ fn reached(report: &Report, target: Target) -> f64 {
     before as f64 / after.max(1) as f64
 }
 
-/// What the search did, for the report.
-fn search_report(options: &Options, found: &Found, layers: usize) -> report::Search {
-    let per_pass = (layers * found.samples).max(1) as f64;
-    let effort = &found.effort;
-    report::Search {
-        mode: found.mode.name().to_owned(),
-        beam: options.beam,
-        evaluations: effort.evaluations,
-        full_pass_equivalents: effort.layer_passes as f64 / per_pass,
-        layer_passes: effort.layer_passes,
-        samples_run: effort.samples_run,
-        stopped: effort.stopped.to_owned(),
-        predicted_vs_measured_rank_correlation: search::rank_correlation(&effort.predicted),
-    }
-}
-
-/// What was chosen, and how.
-pub(super) struct Found {
-    choices: Vec<Option<crate::factorize::Choice>>,
-    /// The network of these choices, where the search has fitted it.
-    compressed: Option<Compressed>,
-    effort: Effort,
-    mode: SearchMode,
-    /// Samples that candidates were scored on.
-    samples: usize,
-}
-
-/// The layers that can be factorized, in the order they run.
-pub(super) fn in_order(model: &Model, layers: &[Layer]) -> Result<Vec<Layer>> {
-    let evaluator = Evaluator::new(model)?;
-    let mut found: Vec<(usize, Layer)> = layers
-        .iter()
-        .filter(|layer| layer.map.is_some())
-        .filter_map(|layer| Some((evaluator.step_of(layer.node)?, layer.clone())))
-        .collect();
-    found.sort_by_key(|(step, _)| *step);
-    Ok(found.into_iter().map(|(_, layer)| layer).collect())
-}
-
-/// The dense network with its statistics, of at most `most` samples.
-fn calibrated<'a>(
-    dense: &'a Dense,
-    whole: &Whole<'_>,
-    parts: Option<&Parts>,
-    most: usize,
-    options: &Options,
-    progress: &dyn Progress,
-) -> Result<Network<'a>> {
-    let knobs = NetworkOptions {
-        statistics: if parts.is_some() { options.statistics } else { Statistics::None },
-        ridge: RIDGE,
-        rows_per_input: ROWS,
-        seed: options.seed,
-    };
-    let mut network = Network::new(&dense.model, &dense.layers, whole.sample.to_vec(), knobs)?;
-    if let Some(parts) = parts {
-        let count = parts.calibration.len().min(most);
-        let indices = parts.calibration[..count].to_vec();
-        network.calibrate(Samples::new(&parts.data, indices, &network.evaluator)?)?;
-        weigh(&mut network, parts, progress)?;
-    }
-    Ok(network)
-}
-
-/// The network of what was found, fitted to all calibration samples; `searched` is the one that was
-/// searched.
-pub(super) fn fitted<'a>(
-    dense: &'a Dense,
-    whole: &Whole<'_>,
-    parts: Option<&Parts>,
-    found: &mut Found,
-    searched: Option<Network<'a>>,
-    options: &Options,
-    progress: &dyn Progress,
-) -> Result<(Network<'a>, Compressed)> {
-    let samples = parts.map_or(0, |parts| parts.calibration.len());
-    let seen = |network: &Network<'_>| network.calibration.as_ref().map_or(0, Samples::len);
-    let network = match searched.filter(|network| seen(network) == samples) {
-        Some(network) => network,
-        None => {
-            found.compressed = None;
-            calibrated(dense, whole, parts, usize::MAX, options, progress)?
-        }
-    };
-    let compressed = match found.compressed.take() {
-        Some(compressed) => compressed,
-        None => network.compress(
-            &found.choices,
-            &network.dense(),
-            &mut Snapshots::new(0),
-            &mut found.effort,
-        )?,
-    };
-    Ok((network, compressed))
-}
-
-/// Chooses scheme and ranks of every layer of the dense model within the budget. Returns the network
-/// that was searched too.
-pub(super) fn choose<'a>(
-    dense: &'a Dense,
-    whole: &Whole<'_>,
-    parts: Option<&Parts>,
-    ratio: f64,
-    options: &Options,
-    seconds: &mut Seconds,
-    progress: &dyn Progress,
-) -> Result<(Found, Network<'a>)> {
-    let clock = Instant::now();
-    progress.phase("calibrate", None);
-    let macs = result::macs(&dense.model, &dense.layers, whole.sample.to_vec())?.unwrap_or(0);
-    let most = usize::try_from(SEARCH_MACS / macs.max(1)).unwrap_or(usize::MAX);
-    let most = most.max(SEARCH_CALIBRATION);
-    let network = calibrated(dense, whole, parts, most, options, progress)?;
-    seconds.calibrate = Some(clock.elapsed().as_secs_f64());
-    let clock = Instant::now();
-    let forms = network.layer_options(&options.schemes, options.rank_multiple, options.target)?;
-    let budget = budget(dense, whole, &forms, options.target, ratio)?;
-    let Some(parts) = parts else {
-        let losses = Prediction::new(vec![1.0; forms.len()]).losses(&forms);
-        let found = search::start(&forms, &losses, budget).unwrap_or_default();
-        seconds.search = Some(clock.elapsed().as_secs_f64());
-        let choices = Network::choices(&forms, &found);
-        let found = Found {
-            choices,
-            compressed: None,
-            effort: Effort::default(),
-            mode: SearchMode::Start,
-            samples: 0,
-        };
-        return Ok((found, network));
-    };
-    let samples = Samples::new(&parts.data, parts.search.clone(), &network.evaluator)?;
-    let mut effort = Effort::default();
-    progress.phase("sensitivity", Some(forms.len() as u64));
-    let imitation = network.scorer(&samples, None, false)?;
-    let sensitivity = search::sensitivities(
-        &network,
-        &forms,
-        budget,
-        &samples,
-        &imitation,
-        SNAPSHOT_BYTES,
-        &mut effort,
-        progress,
-    )?;
-    let prediction = Prediction::new(sensitivity);
-    let first = search::start(&forms, &prediction.losses(&forms), budget).unwrap_or_default();
-    let limits = Limits {
-        beam: options.beam,
-        evaluations: options.evaluations(),
-        deadline: options.time_limit.map(|limit| clock + limit),
-        snapshot_bytes: SNAPSHOT_BYTES,
-    };
-    let scorer: Scorer = network.scorer(&samples, options.metric, true)?;
-    progress.phase("search", Some(options.evaluations() as u64).filter(|&n| n < 1 << 32));
-    let mut compressed = None;
-    let allocation = match options.search {
-        SearchMode::Start => first,
-        SearchMode::Beam => {
-            let (best, fitted, spent) = search::beam(
-                &network,
-                &forms,
-                budget,
-                first,
-                &prediction,
-                &samples,
-                &scorer,
-                limits,
-                progress,
-            )?;
-            effort.add(spent);
-            compressed = Some(fitted);
-            best
-        }
-        SearchMode::Paper => {
-            let (best, spent) = search::paper(
-                &network,
-                &forms,
-                budget,
-                &prediction,
-                &samples,
-                &scorer,
-                limits,
-                progress,
-            )?;
-            effort.add(spent);
-            best
-        }
-    };
-    seconds.search = Some(clock.elapsed().as_secs_f64());
-    let choices = Network::choices(&forms, &allocation);
-    let samples = samples.len();
-    Ok((Found { choices, compressed, effort, mode: options.search, samples }, network))
-}
-
-/// Gives the layers the metrics of their outputs, where these are asked for and can be had.
-fn weigh(network: &mut Network<'_>, parts: &Parts, progress: &dyn Progress) -> Result<()> {
-    if network.options.statistics < Statistics::Loss {
-        return Ok(());
-    }
-    let count = parts.calibration.len().min(WEIGHED);
-    let indices = parts.calibration[..count].to_vec();
-    let samples = Samples::new(&parts.data, indices, &network.evaluator)?;
-    let scorer = network.scorer(&samples, None, false)?;
-    match network.weigh(&samples, &scorer) {
-        // Only training needs gradients: factors can do without.
-        Err(error @ (Error::Node { .. } | Error::DataMismatch { .. })) => {
-            progress.warn(&format!("no gradients ({error}): errors in all directions count alike"));
-            Ok(())
-        }
-        other => other,
-    }
-}
-
-/// What the compressible layers may cost together.
-fn budget(
-    dense: &Dense,
-    whole: &Whole<'_>,
-    forms: &[LayerOptions],
-    resource: Target,
-    ratio: f64,
-) -> Result<Budget> {
-    let stored: u64 = forms.iter().map(|f| resource.of(&f.stored)).sum();
-    let cost = |model: &Model| -> Result<u64> {
-        Ok(match resource {
-            Target::Bytes => model.encoded_len(),
-            Target::Params => result::params(model),
-            Target::Macs => {
-                let layers = find(model, &Filter::default())?;
-                result::macs(model, &layers, whole.sample.to_vec())?.unwrap_or(stored)
-            }
-        })
-    };
-    let rest = cost(&dense.model)?.saturating_sub(stored);
-    let total = cost(whole.model)?;
-    let allowed = (total as f64 / ratio).floor() as u64;
-    let budget = Budget { resource, limit: allowed.saturating_sub(rest) };
-    let least = budget.least(forms);
-    if least > budget.limit {
-        let largest = total as f64 / (rest + least).max(1) as f64;
-        return Err(Error::RatioOutOfReach { asked: ratio, largest });
-    }
-    Ok(budget)
-}
-
 /// What scores the report's samples, and the metric of the original and of the factorized network
 /// on them.
 fn measure<'a>(
     model: &Model,
-    compressed: &Compressed,
+    factorized: Option<&Compressed>,
     parts: &'a Parts,
     metric: Option<MetricKind>,
 ) -> Result<Proof<'a>> {
@@ -441,7 +198,9 @@ fn measure<'a>(
     let samples = Samples::new(data, indices.clone(), &original)?;
     let scorer = search::scorer(&original, &samples, metric, true)?;
     let kind = scorer.metric();
-    let score = search::score(&compressed.evaluator, &samples, &scorer)?;
+    let score = |network: &Compressed| {
+        Ok::<_, Error>(search::score(&network.evaluator, &samples, &scorer)?.metric())
+    };
     let metric = Metric {
         name: kind.name().to_owned(),
         unit: kind.unit().trim().to_owned(),
@@ -449,8 +208,9 @@ fn measure<'a>(
         source: source.clone(),
         samples: samples.len(),
         original: scorer.reference_score()?.metric(),
-        factorized: Some(score.metric()),
+        factorized: factorized.map(score).transpose()?,
         tuned: None,
+        quantized: None,
         written: None,
     };
     Ok(Proof { data, indices, samples, scorer, metric })
@@ -486,6 +246,9 @@ pub fn apply(input: &Path, plan: &Path, output: &Path, force: bool) -> Result<Re
     let plan = Plan::parse(&text)?;
     let (mut result, _) = carry_out(&plan, &model)?;
     plan.set_trained(&mut result)?;
+    if let Some(quantization) = &plan.quantization {
+        result = quantization.apply(&result)?;
+    }
     let mut report = result::write_plain(input, output, &model, &result)?;
     report.seconds.total = begin.elapsed().as_secs_f64();
     report.ratio.target = Target::Bytes.name().to_owned();

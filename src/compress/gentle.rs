@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use super::compress::{choose, fitted};
+use super::choose::{choose, fitted};
 use super::parts::Parts;
 use super::training::{Stage, Trainer};
 use crate::error::{Error, Result};
@@ -46,7 +46,8 @@ pub(super) struct Dense {
 }
 
 /// The ratios on the way to the last one, in equal steps.
-pub(super) fn ratios(ratio: f64, options: &Options) -> Vec<f64> {
+pub(super) fn ratios(options: &Options) -> Vec<f64> {
+    let Some(ratio) = options.ratio else { return Vec::new() };
     let stages = options.stages.unwrap_or(1).max(1);
     (1..stages).map(|stage| ratio.powf(stage as f64 / stages as f64)).collect()
 }
@@ -184,10 +185,10 @@ impl Whole<'_> {
         progress: &dyn Progress,
     ) -> Result<Dense> {
         // Ranks that are chosen again later need no fine adjustment.
-        let options = Options { search: SearchMode::Start, ..options.clone() };
+        let options = Options { ratio: Some(ratio), search: SearchMode::Start, ..options.clone() };
         let mut seconds = Seconds::default();
         let (mut found, searched) =
-            choose(dense, self, Some(parts), ratio, &options, &mut seconds, progress)?;
+            choose(dense, self, Some(parts), &options, &mut seconds, progress)?;
         progress.phase("factorize", None);
         let (network, compressed) =
             fitted(dense, self, Some(parts), &mut found, Some(searched), &options, progress)?;
@@ -195,7 +196,7 @@ impl Whole<'_> {
         let plan = Plan::new(&dense.base, &self.layers, &factors)?;
         let start = plan.apply(&dense.base)?;
         let share = SHARE / (options.stages.unwrap_or(1).max(2) - 1) as f64;
-        let tuned = trainer.tune(&start, self.sample, ratio, share, stages, progress)?;
+        let tuned = trainer.tune(&start, self.sample, Some(ratio), share, stages, progress)?;
         Dense::next(&dense.base, &self.layers, &factors, &plan, &tuned)
     }
 }
@@ -205,7 +206,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::compress::compress::in_order;
+    use crate::compress::choose::in_order;
     use crate::eval::Evaluator;
     use crate::factorize::{Choice, Scheme};
     use crate::search::{Effort, NetworkOptions, Snapshots, Statistics};

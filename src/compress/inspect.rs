@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use super::{DataSource, result};
+use super::DataSource;
 use crate::error::Result;
 use crate::factorize::{Choice, Scheme};
 use crate::graph;
-use crate::layer::{Filter, Layer, find, shapes};
+use crate::layer::{Filter, Layer, PRODUCTS, find, shapes};
 use crate::onnx::Model;
 use crate::options::Options;
 use crate::report::{
@@ -56,12 +56,9 @@ pub fn inspect(
         })
         .collect();
     let eligible = || listed.iter().filter(|l| l.eligible);
-    let products = || {
-        let names = ["Conv", "ConvTranspose", "Gemm", "MatMul"];
-        listed.iter().filter(move |l| names.contains(&l.op_type.as_str()))
-    };
+    let products = || listed.iter().filter(|l| PRODUCTS.contains(&l.op_type.as_str()));
     let totals = InspectTotals {
-        params: result::params(&model),
+        params: crate::quantize::params(&model),
         macs: values.as_ref().map(|_| products().filter_map(|l| l.macs).sum()),
         eligible_params: eligible().map(|l| l.params).sum(),
         eligible_macs: values.as_ref().map(|_| eligible().filter_map(|l| l.macs).sum()),

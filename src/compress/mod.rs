@@ -2,12 +2,14 @@
 
 mod bench;
 mod check;
+mod choose;
 #[allow(clippy::module_inception, reason = "the command is called so")]
 mod compress;
 mod eval;
 mod gentle;
 mod inspect;
 mod parts;
+mod quantization;
 mod result;
 mod target;
 mod training;

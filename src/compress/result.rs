@@ -8,23 +8,26 @@ use crate::dataset::Dataset;
 use crate::error::{Error, Result};
 use crate::eval::Evaluator;
 use crate::factorize::Factors;
-use crate::graph;
 use crate::layer::{self, Extent, Filter, Layer, find};
 use crate::linalg::Matrix;
 use crate::onnx::Model;
 use crate::options::{Options, Target};
 use crate::progress::Progress;
+use crate::quantize;
 use crate::report::{
     self, Action, Latency, Metric, ModelSize, OutputSize, Ratio, Report, SCHEMA_VERSION, Seconds,
     Validation,
 };
 use crate::score::Scorer;
 use crate::search::{self, Plan, Samples};
-use crate::tensor::{DataType, Tensor};
+use crate::tensor::Tensor;
 use crate::validate::{Agreement, RUNTIME, Session, latency};
 
 /// Timed runs of each file.
 const LATENCY_RUNS: usize = 50;
+
+/// The same for a file that takes long.
+const SLOW_RUNS: usize = 5;
 
 /// Samples on which the written file's outputs are compared one by one with the evaluator's.
 const COMPARED: usize = 64;
@@ -32,21 +35,8 @@ const COMPARED: usize = 64;
 /// Relative difference between tract and the evaluator above which the report warns.
 const TOLERANCE: f64 = 1e-4;
 
-/// Weights of a model: elements of its float constants.
-pub(super) fn params(model: &Model) -> u64 {
-    let float = [DataType::F32, DataType::F64, DataType::F16, DataType::BF16];
-    graph::constants(model)
-        .values()
-        .filter_map(|constant| constant.proto(model.graph()))
-        .filter(|t| {
-            crate::onnx::data_type_from_code(t.data_type()).is_some_and(|d| float.contains(&d))
-        })
-        .map(|t| t.dims.iter().map(|&d| u64::try_from(d).unwrap_or(0)).product::<u64>())
-        .sum()
-}
-
-/// Multiply-accumulates of the model's Conv, ConvTranspose, Gemm and MatMul nodes for `inputs`,
-/// products of two computed values included.
+/// Multiply-accumulates of the model's [`layer::PRODUCTS`] for `inputs`, products of two computed
+/// values included.
 ///
 /// # Errors
 /// When the model can't be run.
@@ -54,7 +44,7 @@ pub(super) fn macs(model: &Model, layers: &[Layer], inputs: Vec<Tensor>) -> Resu
     let values = layer::shapes(model, inputs)?;
     Ok(layers
         .iter()
-        .filter(|l| matches!(l.op_type.as_str(), "Conv" | "ConvTranspose" | "Gemm" | "MatMul"))
+        .filter(|l| layer::PRODUCTS.contains(&l.op_type.as_str()))
         .map(|l| l.macs(model, &values))
         .sum())
 }
@@ -84,6 +74,9 @@ impl Proof<'_> {
     }
 }
 
+/// The same where values are rounded: one between two levels may fall to either side.
+const LEVEL: f64 = 0.05;
+
 /// Puts the result beside the output, proves it in tract, and only then puts it in place. The
 /// report's search and layers are still empty.
 ///
@@ -111,11 +104,21 @@ pub(super) fn write(
 
     let one: Vec<Tensor> = sample.to_vec();
     let original = Session::open_for(&request.input, &one)?;
-    let session = Session::open_for(&staged, &one)?;
+    let session = match Session::open_for(&staged, &one) {
+        Ok(session) => session,
+        Err(reason) if plan.quantization.as_ref().is_some_and(|q| !q.form.runs_in_tract()) => {
+            drop(original);
+            let reason = reason.chain();
+            return unproven(request, model, result, plan, one, proof, &reason);
+        }
+        Err(error) => return Err(error),
+    };
     let evaluator = Evaluator::new(result)?;
+    let slow = plan.quantization.as_ref().is_some_and(|q| q.form.takes_long());
     let (agreement, samples, metric) = match proof {
         Some(Proof { data, indices, scorer, mut metric, .. }) => {
             let compared = &indices[..indices.len().min(COMPARED)];
+            let indices = if slow { compared } else { indices };
             progress.phase("validate", Some(indices.len() as u64));
             let batch = |rows: &[usize]| {
                 let rows: Vec<usize> = rows.iter().map(|&r| indices[r]).collect();
@@ -126,7 +129,9 @@ pub(super) fn write(
             let ours = evaluator.run_all(&inputs)?;
             let first: Vec<Tensor> =
                 outputs.iter().map(|o| o.slice_batch(0, compared.len())).collect();
-            metric.written = Some(scorer.score(&outputs, 0..indices.len())?.metric());
+            if indices.len() == metric.samples {
+                metric.written = Some(scorer.score(&outputs, 0..indices.len())?.metric());
+            }
             (Agreement::between(&ours, &first)?, compared.len(), Some(metric))
         }
         None => {
@@ -134,8 +139,9 @@ pub(super) fn write(
             (Agreement::between(&ours, &session.run(&one)?)?, 1, None)
         }
     };
-    progress.phase("latency", Some(LATENCY_RUNS as u64));
-    let (before, after) = latency(&original, &session, &one, LATENCY_RUNS, progress)?;
+    let runs = if slow { SLOW_RUNS } else { LATENCY_RUNS };
+    progress.phase("latency", Some(runs as u64));
+    let (before, after) = latency(&original, &session, &one, runs, progress)?;
     let mut report = plain(&request.input, &request.output, model, result)?;
     report.model.macs = macs(model, &find(model, &Filter::default())?, one.clone())?;
     report.output.macs = macs(result, &find(result, &Filter::default())?, one)?;
@@ -144,11 +150,7 @@ pub(super) fn write(
     if progress.interrupted() {
         return Err(Error::Interrupted);
     }
-    report.output.bytes = result.write(&request.output)?;
-    if let Some(path) = &request.save_plan {
-        write_text(path, &plan.to_json())?;
-    }
-    report.output.gzip_bytes = gzip_bytes(&request.output, result.data_file(&request.output));
+    put(request, result, plan, &mut report)?;
     report.metric = metric;
     report.latency_ms = Some(Latency {
         original: before.median_ms,
@@ -158,7 +160,8 @@ pub(super) fn write(
         runs: before.runs,
     });
     let relative = agreement.max_relative_difference();
-    if relative > TOLERANCE {
+    let rounds = plan.quantization.as_ref().is_some_and(|q| q.form.rounds_values());
+    if relative > if rounds { LEVEL } else { TOLERANCE } {
         report.warnings.push(format!(
             "{RUNTIME} and the evaluator differ by {relative:.1e} relative to the largest output"
         ));
@@ -170,6 +173,39 @@ pub(super) fn write(
         max_relative_difference: relative,
     });
     report.peak_rss_bytes = report::peak_rss_bytes();
+    Ok(report)
+}
+
+/// Puts the result and the plan in place.
+fn put(request: &Request, result: &Model, plan: &Plan, report: &mut Report) -> Result<()> {
+    report.output.bytes = result.write(&request.output)?;
+    if let Some(path) = &request.save_plan {
+        write_text(path, &plan.to_json())?;
+    }
+    report.output.gzip_bytes = gzip_bytes(&request.output, result.data_file(&request.output));
+    Ok(())
+}
+
+/// Writes a result in a form that tract is known not to take: the evaluator alone has run it.
+fn unproven(
+    request: &Request,
+    model: &Model,
+    result: &Model,
+    plan: &Plan,
+    sample: Vec<Tensor>,
+    proof: Option<Proof<'_>>,
+    reason: &str,
+) -> Result<Report> {
+    let mut report = plain(&request.input, &request.output, model, result)?;
+    report.model.macs = macs(model, &find(model, &Filter::default())?, sample.clone())?;
+    report.output.macs = macs(result, &find(result, &Filter::default())?, sample)?;
+    put(request, result, plan, &mut report)?;
+    report.metric = proof.map(|proof| proof.metric);
+    report.peak_rss_bytes = report::peak_rss_bytes();
+    report.warnings.push(format!(
+        "the file was not run in {RUNTIME}, which doesn't take this form ({reason}): check it in \
+         the runtime it is for"
+    ));
     Ok(report)
 }
 
@@ -193,14 +229,14 @@ fn plain(input: &Path, output: &Path, model: &Model, result: &Model) -> Result<R
         model: ModelSize {
             name: input.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             opset: model.opset(""),
-            params: params(model),
+            params: quantize::params(model),
             macs: None,
             bytes: model.encoded_len(),
             gzip_bytes: gzip_bytes(input, model.external_files(input)),
         },
         output: OutputSize {
             path: output.display().to_string(),
-            params: params(result),
+            params: quantize::params(result),
             macs: None,
             bytes: result.encoded_len(),
             gzip_bytes: None,
@@ -212,6 +248,7 @@ fn plain(input: &Path, output: &Path, model: &Model, result: &Model) -> Result<R
         peak_rss_bytes: None,
         search: None,
         training: None,
+        quantization: None,
         layers: Vec::new(),
         validation: None,
         missed: Vec::new(),

@@ -344,12 +344,12 @@ impl<'a> Trainer<'a> {
         Ok(trained.model)
     }
 
-    /// A factorized model, of a `ratio`, with its weights trained in `share` of the whole training.
+    /// A model, factorized to a `ratio` where there is one, with its weights trained in `share` of the whole training.
     pub fn tune(
         &mut self,
         model: &Model,
         sample: &[Tensor],
-        ratio: f64,
+        ratio: Option<f64>,
         share: f64,
         stages: &mut Vec<Stage>,
         progress: &dyn Progress,
@@ -369,7 +369,7 @@ impl<'a> Trainer<'a> {
         };
         let trained = self.train("tune", model, recipe, aim, stages, progress)?;
         if let Some(stage) = stages.last_mut() {
-            stage.entry.ratio = Some(ratio);
+            stage.entry.ratio = ratio;
         }
         Ok(trained.model)
     }

@@ -60,8 +60,21 @@ impl Factors {
     /// dense weight.
     #[must_use]
     pub fn zeros(choice: Option<Choice>, map: &LinearMap) -> Self {
+        let shapes = Self::shapes(choice, map);
+        let group = || shapes.iter().map(|&shape| Matrix::zeros(shape)).collect();
+        Self {
+            choice,
+            groups: (0..map.groups).map(|_| group()).collect(),
+            bias: vec![f64::from(u8::from(map.takes_bias())); map.groups * map.rows],
+        }
+    }
+
+    /// Rows and columns of one group's factors, the one applied last first; `None` is a dense
+    /// weight.
+    #[must_use]
+    pub fn shapes(choice: Option<Choice>, map: &LinearMap) -> Vec<(usize, usize)> {
         let rows = map.rows;
-        let shapes = match (choice, choice.and_then(|c| c.scheme.side(map))) {
+        match (choice, choice.and_then(|c| c.scheme.side(map))) {
             (None, _) => vec![(rows, map.columns)],
             (Some(Choice { rank, .. }), None) => vec![(rows, rank), (rank, map.columns)],
             (Some(Choice { scheme: Scheme::Tucker, rank, rank_in }), Some(side)) => {
@@ -71,12 +84,6 @@ impl Factors {
             (Some(Choice { rank, .. }), Some(side)) => {
                 vec![(rows, rank * side.rest), (rank, side.side)]
             }
-        };
-        let group = || shapes.iter().map(|&shape| Matrix::zeros(shape)).collect();
-        Self {
-            choice,
-            groups: (0..map.groups).map(|_| group()).collect(),
-            bias: vec![f64::from(u8::from(map.takes_bias())); map.groups * rows],
         }
     }
 }

@@ -48,14 +48,17 @@ impl std::iter::Sum for Cost {
     }
 }
 
-/// Shapes of the inputs and outputs of Conv, ConvTranspose, Gemm and MatMul nodes, found by running
-/// the model on `inputs`.
+/// Operators whose multiply-accumulates count.
+pub const PRODUCTS: [&str; 7] =
+    ["Conv", "ConvTranspose", "Gemm", "MatMul", "ConvInteger", "MatMulInteger", "MatMulNBits"];
+
+/// Shapes of the inputs and outputs of [`PRODUCTS`], found by running the model on `inputs`.
 ///
 /// # Errors
 /// When an operator fails.
 pub fn shapes(model: &Model, inputs: Vec<Tensor>) -> Result<HashMap<String, Vec<usize>>> {
     let graph = model.graph();
-    let products = ["Conv", "ConvTranspose", "Gemm", "MatMul"];
+    let products = PRODUCTS;
     let made: std::collections::HashSet<&str> = graph
         .node
         .iter()
@@ -112,7 +115,8 @@ impl Layer {
         let taps = |shape: &[usize]| Some(shape.get(1..)?.iter().map(|&d| d as u64).product());
         let depth: u64 = match (node.op_type(), &self.map) {
             (_, Some(map)) => map.columns as u64,
-            ("Conv", None) => taps(weight?)?,
+            ("MatMulNBits", _) => u64::try_from(node.int("K")?).ok()?,
+            ("Conv" | "ConvInteger", None) => taps(weight?)?,
             ("ConvTranspose", None) => {
                 // Every input element meets every weight of its channel.
                 let input = values.get(node.input.first()?)?;
@@ -120,7 +124,7 @@ impl Layer {
                 let taps: u64 = taps(weight?)?;
                 return Some(inputs * taps);
             }
-            ("Gemm" | "MatMul", None) => {
+            ("Gemm" | "MatMul" | "MatMulInteger", None) => {
                 // Where the first operand is no value, it is this layer's weight.
                 let first = values.get(node.input.first()?).map(Vec::as_slice).or(weight)?;
                 let axis = if node.int("transA") == Some(1) { first.first() } else { first.last() };

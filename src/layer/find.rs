@@ -147,7 +147,7 @@ pub fn find(model: &Model, filter: &Filter) -> Result<Vec<Layer>> {
             }
             layers.push(layer);
         }
-        if let Some(layer) = computed_weight(index, node, &constants, &links) {
+        if let Some(layer) = computed_weight(index, node, &graph.node, &constants, &links) {
             layers.push(layer);
         }
     }
@@ -170,11 +170,12 @@ enum Role {
 
 fn role(node: &NodeProto, position: usize) -> Role {
     match (node.domain(), node.op_type(), position) {
-        ("" | "ai.onnx", "Conv", 1) => Role::ConvWeight,
+        ("" | "ai.onnx", "Conv" | "ConvInteger", 1) => Role::ConvWeight,
         ("" | "ai.onnx", "Gemm", 1) => Role::GemmRight,
         ("" | "ai.onnx", "Gemm", 0) => Role::GemmLeft,
         ("" | "ai.onnx", "Gemm", 2) => Role::Bias,
-        ("" | "ai.onnx", "MatMul", 1) => Role::MatMulRight,
+        ("" | "ai.onnx", "MatMul" | "MatMulInteger", 1) => Role::MatMulRight,
+        ("com.microsoft", "MatMulNBits", 1) => Role::MatMulRight,
         ("" | "ai.onnx", "MatMul", 0) => Role::MatMulLeft,
         _ => Role::Other,
     }
@@ -288,6 +289,7 @@ fn profitable(map: LinearMap, layer: &Layer) -> Result<LinearMap, String> {
 fn computed_weight(
     index: usize,
     node: &NodeProto,
+    nodes: &[NodeProto],
     constants: &BTreeMap<String, Constant>,
     links: &Links,
 ) -> Option<Layer> {
@@ -300,7 +302,9 @@ fn computed_weight(
     {
         return None;
     }
-    let reason = match links.producer(second) {
+    let producer = links.producer(second).map(|p| nodes[p].op_type());
+    let reason = match producer {
+        Some("DequantizeLinear") => "quantized: made by a DequantizeLinear",
         Some(_) => "dynamic: the second factor is computed by another node",
         None => "dynamic: the second factor is an input of the model",
     };

@@ -5,7 +5,7 @@ mod find;
 mod rows;
 mod weight;
 
-pub use cost::{Cost, Extent, shapes};
+pub use cost::{Cost, Extent, PRODUCTS, shapes};
 pub use find::{Filter, find};
 pub use rows::{Positions, Rows};
 pub use weight::Weight;

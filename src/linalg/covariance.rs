@@ -91,6 +91,30 @@ impl Covariance {
         self
     }
 
+    /// D G D for the diagonal matrix D of `factors`, without a ridge.
+    #[must_use]
+    pub fn scaled(mut self, factors: &[f64]) -> Self {
+        match &mut self.form {
+            Form::Dense(g) => {
+                for ((i, j), v) in g.indexed_iter_mut() {
+                    *v *= factors[i] * factors[j];
+                }
+            }
+            Form::Rows(x) => x.indexed_iter_mut().for_each(|((_, j), v)| *v *= factors[j]),
+        }
+        Self { ridge: 0.0, ..self }
+    }
+
+    /// The diagonal, ridge included.
+    #[must_use]
+    pub fn diagonal(&self) -> Vec<f64> {
+        let own = match &self.form {
+            Form::Dense(g) => g.diag().to_vec(),
+            Form::Rows(x) => x.columns().into_iter().map(|c| c.dot(&c)).collect(),
+        };
+        own.into_iter().map(|v| v + self.ridge).collect()
+    }
+
     /// How far a covariance of `rows` independent rows is to be drawn towards a multiple of the
     /// identity to come closest to the truth, as the ridge to add in shares of the mean variance:
     /// rho / (1 - rho) with rho of the oracle approximating shrinkage (Chen, Wiesel, Eldar and Hero
@@ -229,6 +253,12 @@ mod tests {
         let solved = rows.solver().unwrap().solve_right(&m).unwrap();
         close(&solved, &dense.solver().unwrap().solve_right(&m).unwrap());
         close(&dense.apply(&solved), &m);
+        let diagonal = |g: Matrix| g.diag().to_vec();
+        let near = |a: &[f64], b: &[f64]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-9 * b);
+        assert!(near(&rows.diagonal(), &diagonal(dense.to_dense())));
+        let factors: Vec<f64> = (1..=20).map(f64::from).collect();
+        let (rows, dense) = (rows.scaled(&factors), dense.scaled(&factors));
+        close(&rows.to_dense(), &dense.to_dense());
     }
 
     /// With few rows the ridge brings the estimate nearer to the covariance the rows come from.

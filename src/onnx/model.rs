@@ -96,7 +96,8 @@ impl Model {
     /// # Errors
     /// [`Error::BadTensor`] when the number of stored elements is not the product of the dims, when
     /// an element is out of range, or for an element type that [`Tensor`] doesn't hold (strings,
-    /// complex numbers, fewer than 16 bits of float, fewer than 8 of integer).
+    /// complex numbers, fewer than 16 bits of float, two bits of integer). Four-bit integers are given
+    /// as bytes.
     pub fn tensor(&self, tensor: &TensorProto) -> Result<Tensor> {
         if external::is_external(tensor) {
             tensor::decode(tensor, Some(&external::stored(&self.external, tensor)?))

@@ -83,8 +83,14 @@ pub fn to_raw(tensor: &Tensor) -> Bytes {
     with_array!(tensor, a => go(a))
 }
 
-/// Decodes a tensor whose external bytes, if that is where its elements are, are given.
+/// Decodes a tensor whose external bytes, if that is where its elements are, are given. Four-bit
+/// integers become bytes.
 pub(super) fn decode(tensor: &TensorProto, external: Option<&[u8]>) -> Result<Tensor> {
+    if tensor.segment.is_none()
+        && let Some(nibbles) = nibbles(tensor, external)?
+    {
+        return Ok(nibbles);
+    }
     let Some(data_type) = data_type_from_code(tensor.data_type()) else {
         let name = data_type_name(tensor.data_type());
         return Err(bad(tensor, format!("element type {name} isn't decoded")));
@@ -109,6 +115,34 @@ pub(super) fn decode(tensor: &TensorProto, external: Option<&[u8]>) -> Result<Te
         DataType::U64 => elements::<u64>(tensor, &shape, raw),
         DataType::Bool => elements::<bool>(tensor, &shape, raw),
     }
+}
+
+/// A tensor of four-bit integers as bytes, two of which lie in each stored byte, the first one low;
+/// `None` for other types.
+fn nibbles(tensor: &TensorProto, external: Option<&[u8]>) -> Result<Option<Tensor>> {
+    let signed = match Code::try_from(tensor.data_type()) {
+        Ok(Code::Int4) => true,
+        Ok(Code::Uint4) => false,
+        _ => return Ok(None),
+    };
+    let shape = shape(tensor)?;
+    let wanted: usize = shape.iter().product();
+    let bytes: Vec<u8> = match external.or(raw(tensor)) {
+        Some(raw) => raw.to_vec(),
+        None => tensor.int32_data.iter().map(|&pair| (pair & 0xff) as u8).collect(),
+    };
+    if bytes.len() != wanted.div_ceil(2) {
+        let (held, wanted) = (bytes.len(), wanted.div_ceil(2));
+        return Err(bad(tensor, format!("shape {shape:?} wants {wanted} bytes, found {held}")));
+    }
+    let halves = bytes.iter().flat_map(|&byte| [byte & 15, byte >> 4]).take(wanted);
+    let decoded = if signed {
+        // The sign is the highest of the four bits.
+        Tensor::from_vec(&shape, halves.map(|v| (v << 4).cast_signed() >> 4).collect())
+    } else {
+        Tensor::from_vec::<u8>(&shape, halves.collect())
+    };
+    decoded.map(Some).map_err(|e| bad(tensor, e.to_string()))
 }
 
 /// The raw form, where the elements are in it.

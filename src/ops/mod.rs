@@ -15,6 +15,7 @@ pub mod epilogue;
 mod foreign;
 mod gather;
 mod half_floats;
+mod integer;
 mod layout;
 mod logic;
 mod matmul;
@@ -129,7 +130,7 @@ const OLDEST_OPSET: i64 = 7;
 pub fn decode(decoding: &Decoding<'_>) -> Option<Result<Box<dyn Operator>, OpError>> {
     let node = decoding.node;
     let entry = entry(node.domain(), node.op_type())?;
-    if decoding.opset < OLDEST_OPSET {
+    if entry.domain.is_empty() && decoding.opset < OLDEST_OPSET {
         let opset = decoding.opset;
         return Some(Err(OpError::unsupported(format!("operator set {opset}"))));
     }

@@ -3,7 +3,8 @@
 use super::args::Decoded;
 use super::{
     Decoding, Entry, activation, arithmetic, cast, conv, create, einsum, elementwise, gather,
-    logic, matmul, norm, order, pool, quant, reduce, resize, shape, slice, softmax, transpose,
+    integer, logic, matmul, norm, order, pool, quant, reduce, resize, shape, slice, softmax,
+    transpose,
 };
 
 /// A row for an operator of `ai.onnx`.
@@ -144,4 +145,7 @@ pub static TABLE: &[Entry] = &[
     row("QuantizeLinear", quant::quantize),
     row("DequantizeLinear", quant::dequantize),
     row("DynamicQuantizeLinear", quant::dynamic),
+    row("MatMulInteger", integer::matmul_integer),
+    row("ConvInteger", integer::conv_integer),
+    Entry { domain: "com.microsoft", op_type: "MatMulNBits", decode: integer::matmul_nbits },
 ];

@@ -36,6 +36,7 @@ pub struct Report {
     pub peak_rss_bytes: Option<u64>,
     pub search: Option<Search>,
     pub training: Option<Training>,
+    pub quantization: Option<Quantization>,
     pub layers: Vec<Layer>,
     pub validation: Option<Validation>,
     /// Targets and tolerances that were missed; when there are any the program ends with exit
@@ -89,6 +90,7 @@ pub struct Metric {
     pub original: f64,
     pub factorized: Option<f64>,
     pub tuned: Option<f64>,
+    pub quantized: Option<f64>,
     pub written: Option<f64>,
 }
 
@@ -171,6 +173,31 @@ pub struct TrainingStage {
     pub tail_before: Option<f64>,
     pub tail_after: Option<f64>,
     pub setbacks: usize,
+}
+
+/// What quantization did.
+#[derive(Clone, Debug, Default, Serialize)]
+#[allow(missing_docs)]
+pub struct Quantization {
+    pub form: String,
+    pub rounding: String,
+    /// Weights that are stored in fewer bits.
+    pub weights: usize,
+    /// Their elements.
+    pub params: u64,
+    /// Bits per element of all weights and biases, scales included.
+    pub bits_per_param: f64,
+    /// Bytes of the file before.
+    pub bytes_before: u64,
+    pub kept: Vec<KeptWeight>,
+}
+
+/// A weight that stays float.
+#[derive(Clone, Debug, Default, Serialize)]
+#[allow(missing_docs)]
+pub struct KeptWeight {
+    pub name: String,
+    pub reason: String,
 }
 
 /// What became of a weight.

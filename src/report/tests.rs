@@ -50,6 +50,7 @@ fn full() -> Report {
             original: 99.2,
             factorized: Some(98.7),
             tuned: Some(99.0),
+            quantized: Some(98.9),
             written: Some(98.7),
         }),
         latency_ms: Some(Latency {
@@ -91,6 +92,15 @@ fn full() -> Report {
                 setbacks: 0,
             }],
             obstacles: vec!["node `x` (OneHot): `w`".into()],
+        }),
+        quantization: Some(Quantization {
+            form: "int8".into(),
+            rounding: "compensated".into(),
+            weights: 2,
+            params: 4900,
+            bits_per_param: 8.4,
+            bytes_before: 25_000,
+            kept: vec![KeptWeight { name: "w".into(), reason: "too small to gain".into() }],
         }),
         layers: vec![layer(Action::Factorize, None), layer(Action::Skip, Some("depthwise"))],
         validation: Some(Validation {

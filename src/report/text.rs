@@ -32,8 +32,9 @@ fn layers(out: &mut String, layers: &[Layer], style: Style) {
     if layers.is_empty() {
         return;
     }
-    let mut table =
-        Table::new(&["layer", "op", "shape", "scheme", ">rank", ">params", "", ">", "note"]);
+    let mut table = Table::new(&[
+        "layer", "op", "shape", "scheme", ">rank", ">params", "", ">", ">bits", "note",
+    ]);
     for layer in layers {
         let done = layer.action == Action::Factorize;
         let ranks = [layer.rank_in, layer.rank].into_iter().flatten();
@@ -56,6 +57,7 @@ fn layers(out: &mut String, layers: &[Layer], style: Style) {
             count(layer.params_before),
             if done { "->".to_owned() } else { String::new() },
             if done { count(layer.params_after) } else { String::new() },
+            layer.bits.map(|b| b.to_string()).unwrap_or_default(),
             layer.reason.clone().unwrap_or_default(),
         ];
         if done { table.row(cells) } else { table.dim_row(cells) }
@@ -99,6 +101,7 @@ fn quality(out: &mut String, report: &Report, style: Style) {
             ("original", Some(metric.original)),
             ("factorized", metric.factorized),
             ("tuned", metric.tuned),
+            ("quantized", metric.quantized),
             ("written", metric.written),
         ];
         let stages: Vec<String> = stages
@@ -184,6 +187,23 @@ fn effort(out: &mut String, report: &Report, style: Style) {
                 out,
                 "  no gradient passes {obstacle} stay as the sequential least squares left them"
             );
+        }
+    }
+    if let Some(quantization) = &report.quantization {
+        let _ = writeln!(
+            out,
+            "{} {} ({}): {} weights of {} elements, {:.2} bits per element of the model, {} -> {} bytes",
+            style.bold("quantization"),
+            quantization.form,
+            quantization.rounding,
+            count(quantization.weights as u64),
+            count(quantization.params),
+            quantization.bits_per_param,
+            count(quantization.bytes_before),
+            count(report.output.bytes)
+        );
+        for kept in &quantization.kept {
+            let _ = writeln!(out, "  float: `{}`, {}", kept.name, kept.reason);
         }
     }
     let seconds = &report.seconds;

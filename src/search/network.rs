@@ -14,6 +14,7 @@ use crate::graph::Links;
 use crate::layer::{Extent, Layer, Positions, Rows, Weight, shapes};
 use crate::named::named;
 use crate::onnx::Model;
+use crate::quantize::Price;
 use crate::score::{MetricKind, Score, Scorer};
 use crate::tensor::Tensor;
 
@@ -71,6 +72,8 @@ pub struct Network<'a> {
     pub steps: Vec<usize>,
     /// Knobs.
     pub options: NetworkOptions,
+    /// How weights will be stored: what their bytes are counted by.
+    pub price: Price,
     /// Samples that statistics are taken from.
     pub calibration: Option<Samples>,
     /// What the layers are to yield at sampled positions: for each layer, for each run.
@@ -125,6 +128,7 @@ impl<'a> Network<'a> {
             evaluator,
             steps,
             options,
+            price: Price::default(),
             calibration: None,
             targets: Vec::new(),
             moments: Vec::new(),
@@ -346,6 +350,7 @@ impl<'a> Network<'a> {
                     schemes,
                     rank_multiple.max(1),
                     at,
+                    self.price,
                 )?;
                 options.prune(|cost| resource.of(cost));
                 Ok(options)

@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use crate::error::Result;
 use crate::factorize::{Choice, Factors, Fit, Scheme, curves, replace};
 use crate::graph::NameAllocator;
-use crate::layer::{Cost, Extent, Layer, LinearMap};
+use crate::layer::{Cost, Extent, Form, Layer, LinearMap};
 use crate::onnx::{NodeProto, TensorProto};
+use crate::quantize::Price;
 use prost::Message;
 
 /// One form of a layer.
@@ -36,7 +37,8 @@ pub struct LayerOptions {
 impl LayerOptions {
     /// The forms of `layer` under the given fits of its groups.
     ///
-    /// `at` says where the map is applied; ranks are multiples of `rank_multiple`.
+    /// `at` says where the map is applied, `price` how weights are stored; ranks are multiples of
+    /// `rank_multiple`.
     ///
     /// # Errors
     /// When a decomposition fails.
@@ -47,14 +49,15 @@ impl LayerOptions {
         schemes: &[Scheme],
         rank_multiple: usize,
         at: Extent,
+        price: Price,
     ) -> Result<Self> {
-        let stored = stored(layer, at);
+        let stored = stored(layer, at, price);
         let Some(map) = &layer.map else {
             let dense = LayerOption { choice: None, cost: stored, error: 0.0 };
             return Ok(Self { options: vec![dense], stored, energy: 0.0 });
         };
         let energy: f64 = fits.iter().map(|fit| fit.energy).sum();
-        let mut options = vec![dense(layer, node, map, stored)?];
+        let mut options = vec![dense(layer, node, map, stored, price)?];
         let curves = curves(map, fits, schemes)?;
         for curve in &curves {
             let scheme = curve.scheme;
@@ -70,8 +73,8 @@ impl LayerOptions {
                     continue;
                 }
                 let params = params + bias(layer, map);
-                let cost =
-                    Cost { params, macs: choice.macs(map, at), bytes: 4 * params + overhead };
+                let bytes = bytes(layer, map, Some(choice), price) + overhead;
+                let cost = Cost { params, macs: choice.macs(map, at), bytes };
                 let error = (error / energy.max(f64::MIN_POSITIVE)).min(1.0);
                 options.push(LayerOption { choice: Some(choice), cost, error });
             }
@@ -124,17 +127,46 @@ impl LayerOptions {
     }
 }
 
+/// Bytes of the weights and the bias of a layer in a form.
+fn bytes(layer: &Layer, map: &LinearMap, choice: Option<Choice>, price: Price) -> u64 {
+    let product = match map.form {
+        Form::MatMulRight => true,
+        Form::Gemm { trans_a, alpha, beta, .. } => {
+            // Factors take the scales in.
+            !trans_a && (choice.is_some() || (alpha == 1.0 && beta == 1.0))
+        }
+        _ => false,
+    };
+    let factors = Factors::shapes(choice, map);
+    let weights: u64 = factors
+        .iter()
+        .map(|(rows, columns)| price.weight(map.groups * rows, *columns, product))
+        .sum();
+    weights + 4 * bias(layer, map)
+}
+
 /// What a layer costs as it is.
-fn stored(layer: &Layer, at: Extent) -> Cost {
+fn stored(layer: &Layer, at: Extent, price: Price) -> Cost {
     let params = layer.weight_params + layer.bias_params;
     let products = layer.map.as_ref().map_or(0, |m| m.columns * m.rows * m.groups) as u64;
-    Cost { params, macs: products * at.output, bytes: 4 * params }
+    let own = |map: &LinearMap| {
+        let added = bias(layer, map) - layer.bias_params;
+        bytes(layer, map, None, price) - 4 * added
+    };
+    let bytes = layer.map.as_ref().map_or(4 * params, own);
+    Cost { params, macs: products * at.output, bytes }
 }
 
 /// The layer with a weight of its own shape, as a refit leaves it.
-fn dense(layer: &Layer, node: &NodeProto, map: &LinearMap, stored: Cost) -> Result<LayerOption> {
+fn dense(
+    layer: &Layer,
+    node: &NodeProto,
+    map: &LinearMap,
+    stored: Cost,
+    price: Price,
+) -> Result<LayerOption> {
     let params = layer.weight_params + bias(layer, map);
-    let bytes = 4 * params + overhead(layer, node, map, None)?;
+    let bytes = bytes(layer, map, None, price) + overhead(layer, node, map, None)?;
     Ok(LayerOption { choice: None, cost: Cost { params, bytes, ..stored }, error: 0.0 })
 }
 

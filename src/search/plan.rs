@@ -10,6 +10,7 @@ use crate::graph::{self, NameAllocator};
 use crate::layer::{Filter, Layer, find};
 use crate::linalg::Matrix;
 use crate::onnx::{Model, TensorProto};
+use crate::quantize::Quantization;
 use crate::tensor::Tensor;
 
 /// Version of the plan's format.
@@ -25,6 +26,9 @@ pub struct Plan {
     /// Constants of the result that training changed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub constants: Vec<PlanConstant>,
+    /// How the result's weights are stored in fewer bits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantization: Option<Quantization>,
 }
 
 /// A constant with the elements that training gave it.
@@ -94,7 +98,7 @@ impl Plan {
         }
         planned.sort_by_key(|(node, _)| *node);
         let layers = planned.into_iter().map(|(_, layer)| layer).collect();
-        Ok(Self { version: VERSION, layers, constants: Vec::new() })
+        Ok(Self { version: VERSION, layers, constants: Vec::new(), quantization: None })
     }
 
     /// Takes over what `trained` has in other constants than `result`, what this plan makes of its

@@ -102,6 +102,21 @@ fn typed_lists_of_every_type() {
     }
 }
 
+/// Two elements a byte, the first one in the low half; the last half of an odd number is unused.
+#[test]
+fn halves_of_bytes_become_bytes() {
+    let raw = |code| TensorProto {
+        raw_data: Some(bytes::Bytes::from_static(&[0x8f, 0x17])),
+        ..listed(code, &[3])
+    };
+    let list = TensorProto { int32_data: vec![0x8f, 0x17], ..listed(22, &[3]) };
+    let signed = Tensor::from_vec(&[3], vec![-1i8, -8, 7]).unwrap();
+    assert_eq!(model().tensor(&raw(22)).unwrap(), signed);
+    assert_eq!(model().tensor(&list).unwrap(), signed);
+    let unsigned = Tensor::from_vec(&[3], vec![15u8, 8, 7]).unwrap();
+    assert_eq!(model().tensor(&raw(21)).unwrap(), unsigned);
+}
+
 #[test]
 fn faults_are_named() {
     let fault = |proto: TensorProto| model().tensor(&proto).unwrap_err().to_string();
@@ -116,7 +131,8 @@ fn faults_are_named() {
         (TensorProto { float_data: vec![0.0], ..listed(7, &[1]) }, "found 0 in the list"),
         (listed(8, &[1]), "element type STRING isn't decoded"),
         (listed(14, &[1]), "element type COMPLEX64 isn't decoded"),
-        (listed(22, &[1]), "element type INT4 isn't decoded"),
+        (listed(26, &[1]), "element type INT2 isn't decoded"),
+        (listed(22, &[1]), "wants 1 bytes, found 0"),
         (listed(17, &[1]), "element type FLOAT8E4M3FN isn't decoded"),
         (listed(0, &[1]), "element type UNDEFINED isn't decoded"),
         (listed(99, &[1]), "element type 99 isn't decoded"),

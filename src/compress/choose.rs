@@ -1,0 +1,307 @@
+//! Which layers of a model become which factors, from the samples of a run.
+
+use std::time::Instant;
+
+use super::gentle::{Dense, Whole};
+use super::parts::Parts;
+use super::result;
+use crate::error::{Error, Result};
+use crate::eval::Evaluator;
+use crate::layer::{Filter, Layer, find};
+use crate::onnx::Model;
+use crate::options::{Options, SearchMode, Target};
+use crate::progress::Progress;
+use crate::quantize::{self, Price};
+use crate::report;
+use crate::score::Scorer;
+use crate::search::{
+    self, Budget, Compressed, Effort, LayerOptions, Limits, Network, NetworkOptions, Prediction,
+    Samples, Snapshots, Statistics,
+};
+
+/// Ridge of the fits, as a share of the mean variance of a layer's inputs.
+const RIDGE: f64 = 1e-3;
+
+/// Multiply-accumulates that a refit of the whole network may take during the search: larger models
+/// are refitted on fewer samples there, and the final fit takes all.
+const SEARCH_MACS: u64 = 300_000_000_000;
+
+/// Samples that candidates are refitted on at least.
+const SEARCH_CALIBRATION: usize = 256;
+
+/// Rows per input of a layer that its moments are taken over.
+const ROWS: usize = 48;
+
+/// Samples whose gradients weigh the layers' outputs.
+const WEIGHED: usize = 512;
+
+/// Bytes of prefix states that the search may hold for each of its two sets of samples.
+const SNAPSHOT_BYTES: usize = 192 << 20;
+
+/// What the search did, for the report.
+pub(super) fn search_report(options: &Options, found: &Found, layers: usize) -> report::Search {
+    let per_pass = (layers * found.samples).max(1) as f64;
+    let effort = &found.effort;
+    report::Search {
+        mode: found.mode.name().to_owned(),
+        beam: options.beam,
+        evaluations: effort.evaluations,
+        full_pass_equivalents: effort.layer_passes as f64 / per_pass,
+        layer_passes: effort.layer_passes,
+        samples_run: effort.samples_run,
+        stopped: effort.stopped.to_owned(),
+        predicted_vs_measured_rank_correlation: search::rank_correlation(&effort.predicted),
+    }
+}
+
+/// What was chosen, and how.
+pub(super) struct Found {
+    pub choices: Vec<Option<crate::factorize::Choice>>,
+    /// The network of these choices, where the search has fitted it.
+    pub compressed: Option<Compressed>,
+    effort: Effort,
+    mode: SearchMode,
+    /// Samples that candidates were scored on.
+    samples: usize,
+}
+
+/// The layers that can be factorized, in the order they run.
+pub(super) fn in_order(model: &Model, layers: &[Layer]) -> Result<Vec<Layer>> {
+    let evaluator = Evaluator::new(model)?;
+    let mut found: Vec<(usize, Layer)> = layers
+        .iter()
+        .filter(|layer| layer.map.is_some())
+        .filter_map(|layer| Some((evaluator.step_of(layer.node)?, layer.clone())))
+        .collect();
+    found.sort_by_key(|(step, _)| *step);
+    Ok(found.into_iter().map(|(_, layer)| layer).collect())
+}
+
+/// The dense network with its statistics, of at most `most` samples.
+fn calibrated<'a>(
+    dense: &'a Dense,
+    whole: &Whole<'_>,
+    parts: Option<&Parts>,
+    most: usize,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<Network<'a>> {
+    let knobs = NetworkOptions {
+        statistics: if parts.is_some() { options.statistics } else { Statistics::None },
+        ridge: RIDGE,
+        rows_per_input: ROWS,
+        seed: options.seed,
+    };
+    let mut network = Network::new(&dense.model, &dense.layers, whole.sample.to_vec(), knobs)?;
+    network.price = Price { form: options.quantize.map(|form| (form, options.block)) };
+    if let Some(parts) = parts.filter(|_| most > 0) {
+        let count = parts.calibration.len().min(most);
+        let indices = parts.calibration[..count].to_vec();
+        network.calibrate(Samples::new(&parts.data, indices, &network.evaluator)?)?;
+        weigh(&mut network, parts, progress)?;
+    }
+    Ok(network)
+}
+
+/// The network of what was found, fitted to all calibration samples; `searched` is the one that was
+/// searched.
+pub(super) fn fitted<'a>(
+    dense: &'a Dense,
+    whole: &Whole<'_>,
+    parts: Option<&Parts>,
+    found: &mut Found,
+    searched: Option<Network<'a>>,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<(Network<'a>, Compressed)> {
+    // Statistics matter to what is factorized only.
+    let any = found.choices.iter().any(Option::is_some);
+    let samples = parts.filter(|_| any).map_or(0, |parts| parts.calibration.len());
+    let seen = |network: &Network<'_>| network.calibration.as_ref().map_or(0, Samples::len);
+    let network = match searched.filter(|network| seen(network) == samples) {
+        Some(network) => network,
+        None => {
+            found.compressed = None;
+            calibrated(dense, whole, parts, samples, options, progress)?
+        }
+    };
+    let compressed = match found.compressed.take() {
+        Some(compressed) => compressed,
+        None => network.compress(
+            &found.choices,
+            &network.dense(),
+            &mut Snapshots::new(0),
+            &mut found.effort,
+        )?,
+    };
+    Ok((network, compressed))
+}
+
+/// Chooses scheme and ranks of every layer of the dense model within the budget, none without a ratio.
+/// Returns the network that was searched too.
+pub(super) fn choose<'a>(
+    dense: &'a Dense,
+    whole: &Whole<'_>,
+    parts: Option<&Parts>,
+    options: &Options,
+    seconds: &mut report::Seconds,
+    progress: &dyn Progress,
+) -> Result<(Found, Network<'a>)> {
+    let clock = Instant::now();
+    progress.phase("calibrate", None);
+    let plain = calibrated(dense, whole, parts, 0, options, progress)?;
+    let nothing = |stopped| Found {
+        choices: vec![None; dense.layers.len()],
+        compressed: None,
+        effort: Effort { stopped, ..Effort::default() },
+        mode: SearchMode::Start,
+        samples: 0,
+    };
+    let Some(ratio) = options.ratio else { return Ok((nothing("no ratio"), plain)) };
+    if options.target == Target::Bytes && options.quantize.is_some() {
+        let bytes = plain.price.model(&dense.model)? as f64;
+        if bytes * ratio <= whole.model.encoded_len() as f64 {
+            return Ok((nothing("fewer bits alone reach the ratio"), plain));
+        }
+    }
+    let macs = result::macs(&dense.model, &dense.layers, whole.sample.to_vec())?.unwrap_or(0);
+    let most = usize::try_from(SEARCH_MACS / macs.max(1)).unwrap_or(usize::MAX);
+    let most = most.max(SEARCH_CALIBRATION);
+    let network = calibrated(dense, whole, parts, most, options, progress)?;
+    seconds.calibrate = Some(clock.elapsed().as_secs_f64());
+    let clock = Instant::now();
+    let forms = network.layer_options(&options.schemes, options.rank_multiple, options.target)?;
+    let budget = budget(&network, dense, whole, &forms, options.target, ratio)?;
+    let Some(parts) = parts else {
+        let losses = Prediction::new(vec![1.0; forms.len()]).losses(&forms);
+        let found = search::start(&forms, &losses, budget).unwrap_or_default();
+        seconds.search = Some(clock.elapsed().as_secs_f64());
+        let choices = Network::choices(&forms, &found);
+        let found = Found {
+            choices,
+            compressed: None,
+            effort: Effort::default(),
+            mode: SearchMode::Start,
+            samples: 0,
+        };
+        return Ok((found, network));
+    };
+    let samples = Samples::new(&parts.data, parts.search.clone(), &network.evaluator)?;
+    let mut effort = Effort::default();
+    progress.phase("sensitivity", Some(forms.len() as u64));
+    let imitation = network.scorer(&samples, None, false)?;
+    let sensitivity = search::sensitivities(
+        &network,
+        &forms,
+        budget,
+        &samples,
+        &imitation,
+        SNAPSHOT_BYTES,
+        &mut effort,
+        progress,
+    )?;
+    let prediction = Prediction::new(sensitivity);
+    let first = search::start(&forms, &prediction.losses(&forms), budget).unwrap_or_default();
+    let limits = Limits {
+        beam: options.beam,
+        evaluations: options.evaluations(),
+        deadline: options.time_limit.map(|limit| clock + limit),
+        snapshot_bytes: SNAPSHOT_BYTES,
+    };
+    let scorer: Scorer = network.scorer(&samples, options.metric, true)?;
+    progress.phase("search", Some(options.evaluations() as u64).filter(|&n| n < 1 << 32));
+    let mut compressed = None;
+    let allocation = match options.search {
+        SearchMode::Start => first,
+        SearchMode::Beam => {
+            let (best, fitted, spent) = search::beam(
+                &network,
+                &forms,
+                budget,
+                first,
+                &prediction,
+                &samples,
+                &scorer,
+                limits,
+                progress,
+            )?;
+            effort.add(spent);
+            compressed = Some(fitted);
+            best
+        }
+        SearchMode::Paper => {
+            let (best, spent) = search::paper(
+                &network,
+                &forms,
+                budget,
+                &prediction,
+                &samples,
+                &scorer,
+                limits,
+                progress,
+            )?;
+            effort.add(spent);
+            best
+        }
+    };
+    seconds.search = Some(clock.elapsed().as_secs_f64());
+    let choices = Network::choices(&forms, &allocation);
+    let samples = samples.len();
+    Ok((Found { choices, compressed, effort, mode: options.search, samples }, network))
+}
+
+/// Gives the layers the metrics of their outputs, where these are asked for and can be had.
+fn weigh(network: &mut Network<'_>, parts: &Parts, progress: &dyn Progress) -> Result<()> {
+    if network.options.statistics < Statistics::Loss {
+        return Ok(());
+    }
+    let count = parts.calibration.len().min(WEIGHED);
+    let indices = parts.calibration[..count].to_vec();
+    let samples = Samples::new(&parts.data, indices, &network.evaluator)?;
+    let scorer = network.scorer(&samples, None, false)?;
+    match network.weigh(&samples, &scorer) {
+        // Only training needs gradients: factors can do without.
+        Err(error @ (Error::Node { .. } | Error::DataMismatch { .. })) => {
+            progress.warn(&format!("no gradients ({error}): errors in all directions count alike"));
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+/// What the compressible layers may cost together.
+fn budget(
+    network: &Network<'_>,
+    dense: &Dense,
+    whole: &Whole<'_>,
+    forms: &[LayerOptions],
+    resource: Target,
+    ratio: f64,
+) -> Result<Budget> {
+    let stored: u64 = forms.iter().map(|f| resource.of(&f.stored)).sum();
+    let cost = |model: &Model| -> Result<u64> {
+        Ok(match resource {
+            Target::Bytes => model.encoded_len(),
+            Target::Params => quantize::params(model),
+            Target::Macs => {
+                let layers = find(model, &Filter::default())?;
+                result::macs(model, &layers, whole.sample.to_vec())?.unwrap_or(stored)
+            }
+        })
+    };
+    // What is not factorized may still be stored in fewer bits.
+    let kept = match resource {
+        Target::Bytes => network.price.model(&dense.model)?,
+        _ => cost(&dense.model)?,
+    };
+    let rest = kept.saturating_sub(stored);
+    let total = cost(whole.model)?;
+    let allowed = (total as f64 / ratio).floor() as u64;
+    let budget = Budget { resource, limit: allowed.saturating_sub(rest) };
+    let least = budget.least(forms);
+    if least > budget.limit {
+        let largest = total as f64 / (rest + least).max(1) as f64;
+        return Err(Error::RatioOutOfReach { asked: ratio, largest });
+    }
+    Ok(budget)
+}

@@ -1,0 +1,154 @@
+//! Which weights are stored how, and their codes.
+
+use std::collections::BTreeMap;
+
+use rayon::prelude::*;
+
+use super::activations;
+use super::balance::{self, Multiples};
+use super::calibrate::{Calibration, Observed};
+use super::opset;
+use super::refuse::check;
+use super::round::{Chosen, Done, Lines};
+use super::stored::{Quantization, Storage};
+use super::weights::{Weight, weights};
+use super::{Form, Rounding, Settings};
+use crate::error::{Error, Result};
+use crate::eval::moments::Moments;
+use crate::graph::Links;
+use crate::onnx::{GraphProto, Model};
+
+/// A weight that stays as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Its name.
+    pub name: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// Decides what becomes of the weights of `model`; with samples so that its outputs change least.
+/// Says of the others why they stay.
+///
+/// # Errors
+/// When the model is quantized already, when a weight can't be read, and when the model can't be run
+/// on the samples.
+pub fn quantize(
+    model: &Model,
+    settings: &Settings,
+    calibration: Option<&Calibration<'_>>,
+) -> Result<(Quantization, Vec<Kept>)> {
+    check(model)?;
+    // Whether it can be brought to the form's operator set shows early.
+    opset::upgraded(model, settings.form)?;
+    let graph = model.graph();
+    let mut kept = Vec::new();
+    let mut chosen: Vec<Chosen> = Vec::new();
+    if settings.form == Form::Int8Qdq && calibration.is_none() {
+        return Err(Error::Option {
+            option: "--quantize int8-qdq".to_owned(),
+            reason: "the ranges of values come from samples: give --data, or take int8".to_owned(),
+        });
+    }
+    for weight in weights(model) {
+        match Chosen::of(model, weight, settings)? {
+            Ok(weight) => chosen.push(weight),
+            Err(reason) => kept.push(reason),
+        }
+    }
+    let mut moments = match calibration.filter(|_| settings.rounding == Rounding::Compensated) {
+        Some(calibration) => moments(model, &chosen, calibration, settings.seed)?,
+        None => vec![None; chosen.len()],
+    };
+    let links = Links::new(graph);
+    let multiples = multiples(graph, &links, &chosen, &mut moments, settings);
+    let done: Vec<Done> = chosen
+        .par_iter()
+        .zip(&moments)
+        .zip(&multiples)
+        .map(|((weight, moments), multiples)| {
+            weight.round(model, &links, moments.as_deref(), multiples, settings)
+        })
+        .collect::<Result<_>>()?;
+    let (mut weights, mut constants) = (Vec::new(), Vec::new());
+    for done in done {
+        match done {
+            Ok((weight, constant)) => {
+                weights.push(weight);
+                constants.extend(constant);
+            }
+            Err(reason) => kept.push(reason),
+        }
+    }
+    let values = match calibration.filter(|_| settings.form == Form::Int8Qdq) {
+        Some(calibration) => {
+            let found: Vec<Weight> = chosen.into_iter().map(|c| c.weight).collect();
+            Some(activations::values(model, &found, &weights, settings, calibration)?)
+        }
+        None => None,
+    };
+    Ok((Quantization { form: settings.form, weights, constants, values }, kept))
+}
+
+/// The moments of what the weights' layers see.
+fn moments(
+    model: &Model,
+    chosen: &[Chosen],
+    calibration: &Calibration<'_>,
+    seed: u64,
+) -> Result<Vec<Option<Vec<Moments>>>> {
+    let graph = model.graph();
+    let mut places = BTreeMap::new();
+    let mut observed = Vec::new();
+    for (index, weight) in chosen.iter().enumerate() {
+        let map = weight.weight.map(graph).filter(|_| weight.storage != Storage::Fp16);
+        let Some((map, sole)) = map.zip(weight.weight.sole_use()) else { continue };
+        let input = graph.node[sole.node].input.get(map.data_input());
+        let Some(value) = input.cloned() else { continue };
+        places.insert(index, observed.len());
+        observed.push(Observed { value, map });
+    }
+    let mut found = calibration.moments(model, &observed, seed)?;
+    let taken = (0..chosen.len()).map(|index| found[*places.get(&index)?].take());
+    Ok(taken.collect())
+}
+
+/// Spreads the ranges of neighbouring factors along their rank axis, and the moments of what lies
+/// between them. Values that are rounded themselves have ranges of their own, and stay.
+fn multiples(
+    graph: &GraphProto,
+    links: &Links,
+    chosen: &[Chosen],
+    moments: &mut [Option<Vec<Moments>>],
+    settings: &Settings,
+) -> Vec<Multiples> {
+    let mut multiples = vec![Multiples::default(); chosen.len()];
+    if matches!(settings.form, Form::Int8Qdq | Form::Int8Dynamic | Form::Fp16) {
+        return multiples;
+    }
+    let by_node: BTreeMap<usize, usize> = chosen
+        .iter()
+        .enumerate()
+        .filter_map(|(index, c)| Some((c.weight.sole_use()?.node, index)))
+        .collect();
+    for (first, weight) in chosen.iter().enumerate() {
+        let Some(sole) = weight.weight.sole_use() else { continue };
+        let output = graph.node[sole.node].output.first().map_or("", String::as_str);
+        let next = links.sole_consumer(output).and_then(|c| by_node.get(&c.node));
+        let Some(&second) = next else { continue };
+        let last = &chosen[second];
+        if !balance::are_factors(graph, links, &weight.weight, &last.weight) {
+            continue;
+        }
+        let Some(map) = last.weight.map(graph) else { continue };
+        let Some([own]) = moments[second].as_deref() else { continue };
+        let lines = Lines::new(&last.weight.shape, last.weight.axis());
+        let diagonal = balance::diagonal(&lines.matrix(&last.elements), &map, own);
+        let taps = map.kernel_len();
+        let columns: Vec<f64> = diagonal.iter().flat_map(|&d| vec![d; taps]).collect();
+        moments[second] = Some(vec![balance::divided(own, &columns)]);
+        multiples[second].columns = columns;
+        multiples[first].rows = diagonal.iter().map(|d| 1.0 / d).collect();
+    }
+    multiples
+}
