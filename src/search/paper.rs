@@ -82,7 +82,7 @@ pub fn paper(
 }
 
 /// The children of an allocation: each layer alone lowered by the least that makes a step, or what is
-/// left to the budget; the allocation itself where it is within the budget.
+/// left to the budget, or as far as it goes; the allocation itself where it is within the budget.
 fn lowered(
     options: &[LayerOptions],
     budget: Budget,
@@ -98,9 +98,12 @@ fn lowered(
     (0..options.len())
         .filter_map(|l| {
             let now = cost(l, parent[l]);
-            let lower = (0..options[l].options.len())
-                .filter(|&o| cost(l, o) + wanted <= now)
-                .max_by_key(|&o| cost(l, o))?;
+            let enough = (0..options[l].options.len()).filter(|&o| cost(l, o) + wanted <= now);
+            // A layer that has less than a step left gives all of it.
+            let least = || (0..options[l].options.len()).filter(|&o| cost(l, o) < now);
+            let lower = enough
+                .max_by_key(|&o| cost(l, o))
+                .or_else(|| least().min_by_key(|&o| cost(l, o)))?;
             let mut child = parent.clone();
             child[l] = lower;
             Some(child)
@@ -111,6 +114,6 @@ fn lowered(
 fn out_of_reach() -> Error {
     Error::Option {
         option: "--search paper".to_owned(),
-        reason: "no single layer can give up a step of the budget; ask for less".to_owned(),
+        reason: "the budget can't be reached by lowering single layers; ask for less".to_owned(),
     }
 }
