@@ -226,7 +226,9 @@ fn text_says_what_happened() {
         "bytes          80,000  20,000   4.00x",
         "latency, ms      1.00   0.400   2.50x",
         "top1 on 1,000 samples (test.npz): original 99.20%, factorized 98.70%, tuned 99.00%, \
-         written 98.70%",
+         quantized 98.90%, written 98.70%",
+        "quantization int8 (compensated): 2 weights of 4,900 elements, 8.40 bits per element",
+        "float: `w`, too small to gain",
         "ratio 4.010 of bytes, asked for 4.000",
         "wrote out.onnx",
         "321 networks scored",
