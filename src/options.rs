@@ -93,7 +93,7 @@ pub struct Options {
     /// Power of the singular values in it, 1 or 2. Default: 2.
     pub msr_power: u8,
     /// Ratios that are trained at on the way to the last one, itself included, with a new choice of
-    /// ranks for each. Default: 1.
+    /// ranks for each. Default: 1, which short trainings make more of.
     pub stages: Option<usize>,
     /// What is done to images that are trained on. Default: what the original withstands.
     pub augmentation: Option<Augmentation>,
