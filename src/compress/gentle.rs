@@ -244,7 +244,14 @@ mod tests {
         {
             let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("fixtures/{name}.onnx"));
             let model = Model::read(&path).unwrap();
-            let inputs = random_inputs(&graph::inputs(&model).unwrap(), &[], 3).unwrap();
+            let specs = graph::inputs(&model).unwrap();
+            let shape = |spec: &graph::InputSpec| {
+                let dims = spec.shape.iter().enumerate();
+                let dims = dims.map(|(axis, dim)| dim.unwrap_or(if axis == 0 { 1 } else { 8 }));
+                (spec.name.clone(), dims.collect())
+            };
+            let shapes: Vec<(String, Vec<usize>)> = specs.iter().map(shape).collect();
+            let inputs = random_inputs(&specs, &shapes, 3).unwrap();
             let layers = in_order(&model, &find(&model, &Filter::default()).unwrap()).unwrap();
             let network = Network::new(&model, &layers, inputs.clone(), knobs).unwrap();
             for scheme in Scheme::ALL {
