@@ -22,15 +22,18 @@ use crate::search::{
 /// Ridge of the fits, as a share of the mean variance of a layer's inputs.
 const RIDGE: f64 = 1e-3;
 
-/// Multiply-accumulates that a refit of the whole network may take during the search: larger models
-/// are refitted on fewer samples there, and the final fit takes all.
-const SEARCH_MACS: u64 = 300_000_000_000;
+/// Multiply-accumulates that a refit of the whole network may take during the search. Where it takes
+/// more, the search refits to less, and the final fit takes all.
+const SEARCH_MACS: f64 = 2e11;
 
-/// Samples that candidates are refitted on at least.
+/// Samples that candidates are refitted on then.
 const SEARCH_CALIBRATION: usize = 256;
 
-/// Rows per input of a layer that its moments are taken over.
-const ROWS: usize = 48;
+/// Rows per input of a layer that its moments are taken over: in the search of larger models, and else.
+const ROWS: (usize, usize) = (12, 48);
+
+/// What a multiply-accumulate of layers known by their rows costs, in those of `f32`.
+const ROW_FORM: f64 = 16.0;
 
 /// Samples whose gradients weigh the layers' outputs.
 const WEIGHED: usize = 512;
@@ -77,24 +80,25 @@ pub(super) fn in_order(model: &Model, layers: &[Layer]) -> Result<Vec<Layer>> {
     Ok(found.into_iter().map(|(_, layer)| layer).collect())
 }
 
-/// The dense network with its statistics, of at most `most` samples.
+/// The dense network with its statistics: of all calibration samples, or as many as a search takes.
 fn calibrated<'a>(
     dense: &'a Dense,
     whole: &Whole<'_>,
     parts: Option<&Parts>,
-    most: usize,
+    all: bool,
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<Network<'a>> {
     let knobs = NetworkOptions {
         statistics: if parts.is_some() { options.statistics } else { Statistics::None },
         ridge: RIDGE,
-        rows_per_input: ROWS,
+        rows_per_input: if all { ROWS.1 } else { ROWS.0 },
         seed: options.seed,
     };
     let mut network = Network::new(&dense.model, &dense.layers, whole.sample.to_vec(), knobs)?;
     network.price = Price { form: options.quantize.map(|form| (form, options.block)) };
-    if let Some(parts) = parts.filter(|_| most > 0) {
+    if let Some(parts) = parts {
+        let most = if all { usize::MAX } else { SEARCH_CALIBRATION };
         let count = parts.calibration.len().min(most);
         let indices = parts.calibration[..count].to_vec();
         network.calibrate(Samples::new(&parts.data, indices, &network.evaluator)?)?;
@@ -118,11 +122,14 @@ pub(super) fn fitted<'a>(
     let any = found.choices.iter().any(Option::is_some);
     let samples = parts.filter(|_| any).map_or(0, |parts| parts.calibration.len());
     let seen = |network: &Network<'_>| network.calibration.as_ref().map_or(0, Samples::len);
-    let network = match searched.filter(|network| seen(network) == samples) {
+    let whole_fit = |network: &Network<'_>| {
+        seen(network) == samples && (samples == 0 || network.options.rows_per_input == ROWS.1)
+    };
+    let network = match searched.filter(whole_fit) {
         Some(network) => network,
         None => {
             found.compressed = None;
-            calibrated(dense, whole, parts, samples, options, progress)?
+            calibrated(dense, whole, parts.filter(|_| any), true, options, progress)?
         }
     };
     let compressed = match found.compressed.take() {
@@ -137,6 +144,28 @@ pub(super) fn fitted<'a>(
     Ok((network, compressed))
 }
 
+/// Multiply-accumulates of a refit of all layers to all of so many samples: of the network's runs, and
+/// of the layers' moments.
+fn refit_macs(network: &Network<'_>, samples: usize) -> f64 {
+    let layers = network.layers.iter().zip(&network.extents);
+    layers
+        .filter_map(|(layer, at)| {
+            let map = layer.map.as_ref()?;
+            let columns = map.columns as f64;
+            let positions = samples as f64 * at.output as f64;
+            let rows = positions.min((ROWS.1 as f64 * columns).clamp(4096.0, 131_072.0));
+            // Fewer rows than columns: products of rows, in `f64`.
+            let moments = if rows < columns {
+                ROW_FORM * rows * rows * columns
+            } else {
+                rows * columns * columns
+            };
+            let run = positions * columns * map.rows as f64;
+            Some(map.groups as f64 * (run + moments))
+        })
+        .sum()
+}
+
 /// Chooses scheme and ranks of every layer of the dense model within the budget, none without a ratio.
 /// Returns the network that was searched too.
 pub(super) fn choose<'a>(
@@ -149,7 +178,7 @@ pub(super) fn choose<'a>(
 ) -> Result<(Found, Network<'a>)> {
     let clock = Instant::now();
     progress.phase("calibrate", None);
-    let plain = calibrated(dense, whole, parts, 0, options, progress)?;
+    let plain = calibrated(dense, whole, None, true, options, progress)?;
     let nothing = |stopped| Found {
         choices: vec![None; dense.layers.len()],
         compressed: None,
@@ -164,10 +193,9 @@ pub(super) fn choose<'a>(
             return Ok((nothing("fewer bits alone reach the ratio"), plain));
         }
     }
-    let macs = result::macs(&dense.model, &dense.layers, whole.sample.to_vec())?.unwrap_or(0);
-    let most = usize::try_from(SEARCH_MACS / macs.max(1)).unwrap_or(usize::MAX);
-    let most = most.max(SEARCH_CALIBRATION);
-    let network = calibrated(dense, whole, parts, most, options, progress)?;
+    let samples = parts.map_or(0, |parts| parts.calibration.len());
+    let all = refit_macs(&plain, samples) <= SEARCH_MACS;
+    let network = calibrated(dense, whole, parts, all, options, progress)?;
     seconds.calibrate = Some(clock.elapsed().as_secs_f64());
     let clock = Instant::now();
     let forms = network.layer_options(&options.schemes, options.rank_multiple, options.target)?;

@@ -19,7 +19,7 @@ use crate::layer::Rows;
 const LIVE_BYTES: usize = 512 << 20;
 
 /// Bytes of fits that a compressed network holds.
-const FIT_BYTES: usize = 192 << 20;
+const FIT_BYTES: usize = 48 << 20;
 
 /// A compressed network.
 #[derive(Clone)]
