@@ -6,8 +6,7 @@ use super::gentle::{Dense, Whole};
 use super::parts::Parts;
 use super::result;
 use crate::error::{Error, Result};
-use crate::eval::Evaluator;
-use crate::layer::{Filter, Layer, find};
+use crate::layer::{Filter, find};
 use crate::onnx::Model;
 use crate::options::{Options, SearchMode, Target};
 use crate::progress::Progress;
@@ -16,7 +15,7 @@ use crate::report;
 use crate::score::Scorer;
 use crate::search::{
     self, Budget, Compressed, Effort, LayerOptions, Limits, Network, NetworkOptions, Prediction,
-    Samples, Snapshots, Statistics,
+    Problem, Samples, Snapshots, Statistics,
 };
 
 /// Ridge of the fits, as a share of the mean variance of a layer's inputs.
@@ -68,43 +67,34 @@ pub(super) struct Found {
     samples: usize,
 }
 
-/// The layers that can be factorized, in the order they run.
-pub(super) fn in_order(model: &Model, layers: &[Layer]) -> Result<Vec<Layer>> {
-    let evaluator = Evaluator::new(model)?;
-    let mut found: Vec<(usize, Layer)> = layers
-        .iter()
-        .filter(|layer| layer.map.is_some())
-        .filter_map(|layer| Some((evaluator.step_of(layer.node)?, layer.clone())))
-        .collect();
-    found.sort_by_key(|(step, _)| *step);
-    Ok(found.into_iter().map(|(_, layer)| layer).collect())
-}
-
-/// The dense network with its statistics: of all calibration samples, or as many as a search takes.
-fn calibrated<'a>(
-    dense: &'a Dense,
-    whole: &Whole<'_>,
-    parts: Option<&Parts>,
-    all: bool,
-    options: &Options,
-    progress: &dyn Progress,
-) -> Result<Network<'a>> {
+/// The dense network, without statistics yet.
+fn plain<'a>(dense: &'a Dense, whole: &Whole<'_>, options: &Options) -> Result<Network<'a>> {
     let knobs = NetworkOptions {
-        statistics: if parts.is_some() { options.statistics } else { Statistics::None },
+        statistics: Statistics::None,
         ridge: RIDGE,
-        rows_per_input: if all { ROWS.1 } else { ROWS.0 },
+        rows_per_input: ROWS.1,
         seed: options.seed,
     };
     let mut network = Network::new(&dense.model, &dense.layers, whole.sample.to_vec(), knobs)?;
     network.price = Price { form: options.quantize.map(|form| (form, options.block)) };
-    if let Some(parts) = parts {
-        let most = if all { usize::MAX } else { SEARCH_CALIBRATION };
-        let count = parts.calibration.len().min(most);
-        let indices = parts.calibration[..count].to_vec();
-        network.calibrate(Samples::new(&parts.data, indices, &network.evaluator)?)?;
-        weigh(&mut network, parts, progress)?;
-    }
     Ok(network)
+}
+
+/// Gives a network its statistics: of all calibration samples, or as many as a search takes.
+fn calibrate(
+    network: &mut Network<'_>,
+    parts: &Parts,
+    all: bool,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<()> {
+    network.options.statistics = options.statistics;
+    network.options.rows_per_input = if all { ROWS.1 } else { ROWS.0 };
+    let most = if all { usize::MAX } else { SEARCH_CALIBRATION };
+    let count = parts.calibration.len().min(most);
+    let indices = parts.calibration[..count].to_vec();
+    network.calibrate(Samples::new(&parts.data, indices, &network.evaluator)?)?;
+    weigh(network, parts, progress)
 }
 
 /// The network of what was found, fitted to all calibration samples; `searched` is the one that was
@@ -118,20 +108,18 @@ pub(super) fn fitted<'a>(
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<(Network<'a>, Compressed)> {
-    // Statistics matter to what is factorized only.
-    let any = found.choices.iter().any(Option::is_some);
-    let samples = parts.filter(|_| any).map_or(0, |parts| parts.calibration.len());
-    let seen = |network: &Network<'_>| network.calibration.as_ref().map_or(0, Samples::len);
-    let whole_fit = |network: &Network<'_>| {
-        seen(network) == samples && (samples == 0 || network.options.rows_per_input == ROWS.1)
-    };
-    let network = match searched.filter(whole_fit) {
+    let mut network = match searched {
         Some(network) => network,
-        None => {
-            found.compressed = None;
-            calibrated(dense, whole, parts.filter(|_| any), true, options, progress)?
-        }
+        None => plain(dense, whole, options)?,
     };
+    // Statistics matter to what is factorized only.
+    if let Some(parts) = parts.filter(|_| found.choices.iter().any(Option::is_some)) {
+        let seen = network.calibration.as_ref().map_or(0, Samples::len);
+        if seen < parts.calibration.len() || network.options.rows_per_input != ROWS.1 {
+            found.compressed = None;
+            calibrate(&mut network, parts, true, options, progress)?;
+        }
+    }
     let compressed = match found.compressed.take() {
         Some(compressed) => compressed,
         None => network.compress(
@@ -178,7 +166,7 @@ pub(super) fn choose<'a>(
 ) -> Result<(Found, Network<'a>)> {
     let clock = Instant::now();
     progress.phase("calibrate", None);
-    let plain = calibrated(dense, whole, None, true, options, progress)?;
+    let mut network = plain(dense, whole, options)?;
     let nothing = |stopped| Found {
         choices: vec![None; dense.layers.len()],
         compressed: None,
@@ -186,16 +174,17 @@ pub(super) fn choose<'a>(
         mode: SearchMode::Start,
         samples: 0,
     };
-    let Some(ratio) = options.ratio else { return Ok((nothing("no ratio"), plain)) };
+    let Some(ratio) = options.ratio else { return Ok((nothing("no ratio"), network)) };
     if options.target == Target::Bytes && options.quantize.is_some() {
-        let bytes = plain.price.model(&dense.model)? as f64;
+        let bytes = network.price.model(&dense.model)? as f64;
         if bytes * ratio <= whole.model.encoded_len() as f64 {
-            return Ok((nothing("fewer bits alone reach the ratio"), plain));
+            return Ok((nothing("fewer bits alone reach the ratio"), network));
         }
     }
-    let samples = parts.map_or(0, |parts| parts.calibration.len());
-    let all = refit_macs(&plain, samples) <= SEARCH_MACS;
-    let network = calibrated(dense, whole, parts, all, options, progress)?;
+    if let Some(parts) = parts {
+        let all = refit_macs(&network, parts.calibration.len()) <= SEARCH_MACS;
+        calibrate(&mut network, parts, all, options, progress)?;
+    }
     seconds.calibrate = Some(clock.elapsed().as_secs_f64());
     let clock = Instant::now();
     let forms = network.layer_options(&options.schemes, options.rank_multiple, options.target)?;
@@ -205,69 +194,36 @@ pub(super) fn choose<'a>(
         let found = search::start(&forms, &losses, budget).unwrap_or_default();
         seconds.search = Some(clock.elapsed().as_secs_f64());
         let choices = Network::choices(&forms, &found);
-        let found = Found {
-            choices,
-            compressed: None,
-            effort: Effort::default(),
-            mode: SearchMode::Start,
-            samples: 0,
-        };
-        return Ok((found, network));
+        return Ok((Found { choices, ..nothing("") }, network));
     };
     let samples = Samples::new(&parts.data, parts.search.clone(), &network.evaluator)?;
     let mut effort = Effort::default();
     progress.phase("sensitivity", Some(forms.len() as u64));
     let imitation = network.scorer(&samples, None, false)?;
-    let sensitivity = search::sensitivities(
-        &network,
-        &forms,
-        budget,
-        &samples,
-        &imitation,
-        SNAPSHOT_BYTES,
-        &mut effort,
-        progress,
-    )?;
-    let prediction = Prediction::new(sensitivity);
-    let first = search::start(&forms, &prediction.losses(&forms), budget).unwrap_or_default();
     let limits = Limits {
         beam: options.beam,
         evaluations: options.evaluations(),
         deadline: options.time_limit.map(|limit| clock + limit),
         snapshot_bytes: SNAPSHOT_BYTES,
     };
+    let problem =
+        Problem { network: &network, options: &forms, budget, samples: &samples, limits, progress };
+    let sensitivity = search::sensitivities(problem, &imitation, &mut effort)?;
+    let prediction = Prediction::new(sensitivity);
+    let first = search::start(&forms, &prediction.losses(&forms), budget).unwrap_or_default();
     let scorer: Scorer = network.scorer(&samples, options.metric, true)?;
     progress.phase("search", Some(options.evaluations() as u64).filter(|&n| n < 1 << 32));
     let mut compressed = None;
     let allocation = match options.search {
         SearchMode::Start => first,
         SearchMode::Beam => {
-            let (best, fitted, spent) = search::beam(
-                &network,
-                &forms,
-                budget,
-                first,
-                &prediction,
-                &samples,
-                &scorer,
-                limits,
-                progress,
-            )?;
+            let (best, fitted, spent) = search::beam(problem, first, &prediction, &scorer)?;
             effort.add(spent);
             compressed = Some(fitted);
             best
         }
         SearchMode::Paper => {
-            let (best, spent) = search::paper(
-                &network,
-                &forms,
-                budget,
-                &prediction,
-                &samples,
-                &scorer,
-                limits,
-                progress,
-            )?;
+            let (best, spent) = search::paper(problem, &prediction, &scorer)?;
             effort.add(spent);
             best
         }

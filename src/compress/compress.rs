@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::time::Instant;
 
-use super::choose::{choose, fitted, in_order, search_report};
+use super::choose::{choose, fitted, search_report};
 use super::gentle::{self, Dense, Whole};
 use super::parts::Parts;
 use super::quantization;
@@ -77,7 +77,9 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
         Some(parts) => Trainer::new(&model, parts, &sample, request)?,
         None => None,
     };
-    let whole = Whole { model: &model, layers: in_order(&model, &layers)?, sample: &sample };
+    let ordered = search::in_order(&Evaluator::new(&model)?, &layers);
+    let ordered = ordered.into_iter().map(|(_, layer)| layer).collect();
+    let whole = Whole { model: &model, layers: ordered, sample: &sample };
     let mut dense = Dense::of(model.clone(), &whole.layers);
     let gentle = gentle::ratios(options);
     let mut stages = Vec::new();

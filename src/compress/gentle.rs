@@ -206,10 +206,9 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::compress::choose::in_order;
     use crate::eval::Evaluator;
     use crate::factorize::{Choice, Scheme};
-    use crate::search::{Effort, NetworkOptions, Snapshots, Statistics};
+    use crate::search::{Effort, NetworkOptions, Snapshots, Statistics, in_order};
     use crate::validate::random_inputs;
 
     fn moved(tensor: &Tensor, seed: usize) -> Tensor {
@@ -252,7 +251,9 @@ mod tests {
             };
             let shapes: Vec<(String, Vec<usize>)> = specs.iter().map(shape).collect();
             let inputs = random_inputs(&specs, &shapes, 3).unwrap();
-            let layers = in_order(&model, &find(&model, &Filter::default()).unwrap()).unwrap();
+            let found = find(&model, &Filter::default()).unwrap();
+            let ordered = in_order(&Evaluator::new(&model).unwrap(), &found);
+            let layers: Vec<Layer> = ordered.into_iter().map(|(_, layer)| layer).collect();
             let network = Network::new(&model, &layers, inputs.clone(), knobs).unwrap();
             for scheme in Scheme::ALL {
                 let choice = |(l, layer): (usize, &Layer)| {

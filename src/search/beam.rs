@@ -1,46 +1,17 @@
 //! Joint search over all layers and schemes by the true loss of the compressed network.
 
 use std::collections::HashSet;
-use std::time::Instant;
 
 use super::moves::{combinations, moves};
 use super::network::Network;
 use super::race::Difference;
-use super::samples::Samples;
 use super::sequential::Compressed;
 use super::snapshots::Snapshots;
 use super::start::start;
-use super::{Allocation, Budget, Effort, LayerOptions, Prediction};
+use super::{Allocation, Effort, Prediction, Problem};
 use crate::error::{Error, Result};
 use crate::factorize::Choice;
-use crate::progress::Progress;
 use crate::score::{Score, Scorer};
-
-/// When a search ends.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Allocations that survive a level.
-    pub beam: usize,
-    /// Networks that may be scored.
-    pub evaluations: usize,
-    /// When to stop.
-    pub deadline: Option<Instant>,
-    /// Bytes of prefix states that may be held for each set of samples.
-    pub snapshot_bytes: usize,
-}
-
-impl Limits {
-    /// Why a search that has scored so many networks ends, if it does.
-    pub(super) fn exceeded(&self, evaluations: u64) -> Option<&'static str> {
-        if evaluations >= self.evaluations as u64 {
-            Some("evaluations used up")
-        } else if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            Some("time used up")
-        } else {
-            None
-        }
-    }
-}
 
 /// The steps of exchanges on a level, as shares of the budget.
 const STEPS: [f64; 3] = [0.08, 0.03, 0.01];
@@ -63,10 +34,7 @@ struct Candidate {
 
 /// What the levels of a search share.
 struct Search<'a, 'm> {
-    network: &'a Network<'m>,
-    options: &'a [LayerOptions],
-    budget: Budget,
-    samples: &'a Samples,
+    problem: Problem<'a, 'm>,
     scorer: &'a Scorer,
     prediction: &'a Prediction,
     seen: HashSet<Allocation>,
@@ -75,8 +43,6 @@ struct Search<'a, 'm> {
     calibration_snapshots: Snapshots,
     search_snapshots: Snapshots,
     effort: Effort,
-    limits: Limits,
-    progress: &'a dyn Progress,
 }
 
 /// Improves on the budgeted start. Returns the best allocation with its network, fitted to the
@@ -85,38 +51,30 @@ struct Search<'a, 'm> {
 /// A level starts from an allocation of the beam. Layer errors are taken anew on the inputs that its
 /// network has, where they hold what earlier layers do to later ones; the allocation that is best by
 /// them, and exchanges of a few layers' budget on the way there, are refitted and scored. Scores are
-/// compared sample by sample, on growing parts of them: what is clearly worse is given up early, and
-/// only what is better beyond chance takes the best one's place.
+/// compared sample by sample, on growing parts of them: what is worse by three standard errors of the
+/// difference is given up early, and
+/// only a gain above its standard error takes the best one's place.
 ///
 /// # Errors
 /// When a network can't be run, or the run is interrupted.
 pub fn beam(
-    network: &Network<'_>,
-    options: &[LayerOptions],
-    budget: Budget,
+    problem: Problem<'_, '_>,
     first: Allocation,
     prediction: &Prediction,
-    samples: &Samples,
     scorer: &Scorer,
-    limits: Limits,
-    progress: &dyn Progress,
 ) -> Result<(Allocation, Compressed, Effort)> {
+    let limits = problem.limits;
     let mut search = Search {
-        network,
-        options,
-        budget,
-        samples,
+        problem,
         scorer,
         prediction,
         seen: HashSet::new(),
-        base: network.dense(),
+        base: problem.network.dense(),
         calibration_snapshots: Snapshots::new(limits.snapshot_bytes),
         search_snapshots: Snapshots::new(limits.snapshot_bytes),
         effort: Effort::default(),
-        limits,
-        progress,
     };
-    let predicted = prediction.loss(options, &first);
+    let predicted = prediction.loss(problem.options, &first);
     let first = search.measure(first, None, predicted)?;
     let mut beam: Vec<Candidate> = first.into_iter().collect();
     search.effort.stopped = loop {
@@ -143,7 +101,7 @@ pub fn beam(
 
 impl Search<'_, '_> {
     fn exhausted(&self) -> Option<&'static str> {
-        self.limits.exceeded(self.effort.evaluations)
+        self.problem.limits.exceeded(self.effort.evaluations)
     }
 
     /// The network for an allocation, refitted throughout, scored on all samples; nothing where it is
@@ -155,9 +113,10 @@ impl Search<'_, '_> {
         predicted: f64,
     ) -> Result<Option<Candidate>> {
         self.seen.insert(allocation.clone());
-        let choices = Network::choices(self.options, &allocation);
+        let Problem { network, samples, options, progress, .. } = self.problem;
+        let choices = Network::choices(options, &allocation);
         let first = differing(&choices, &self.base);
-        let compressed = self.network.compress(
+        let compressed = network.compress(
             &choices,
             &self.base,
             &mut self.calibration_snapshots,
@@ -167,27 +126,20 @@ impl Search<'_, '_> {
         let mut score = Score::default();
         let mut done = 0;
         let mut worse = false;
-        let all = self.samples.runs();
+        let all = samples.runs();
         let heats = HEATS.map(|share| self.share(share));
         for end in heats.into_iter().chain([all]) {
-            if self.progress.interrupted() {
+            if progress.interrupted() {
                 return Err(Error::Interrupted);
             }
             if end <= done || (best.is_none() && end < all) {
                 continue;
             }
             let (snapshots, effort) = (&mut self.search_snapshots, &mut self.effort);
-            let (network, scorer) = (self.network, self.scorer);
-            let runs = done..end;
-            score.extend(network.score(
-                &compressed,
-                self.samples,
-                runs,
-                scorer,
-                first,
-                snapshots,
-                effort,
-            )?);
+            let (runs, scorer) = (done..end, self.scorer);
+            let part =
+                network.score(&compressed, samples, runs, scorer, first, snapshots, effort)?;
+            score.extend(part);
             done = end;
             if let Some(best) = best {
                 worse = Difference::of(&score.losses, &best.losses).is_worse();
@@ -207,7 +159,7 @@ impl Search<'_, '_> {
             log::debug!(target: "search", "{}: loss {loss:.5}, metric {:.3}",
                 self.effort.evaluations, score.metric());
         }
-        self.progress.step(self.effort.evaluations, &format!("loss {loss:.4}"));
+        progress.step(self.effort.evaluations, &format!("loss {loss:.4}"));
         let candidate =
             Candidate { allocation, compressed, losses: score.losses, loss, expanded: false };
         Ok((!worse).then_some(candidate))
@@ -224,24 +176,19 @@ impl Search<'_, '_> {
     /// The networks near `parent` that are not clearly worse than `best`.
     fn level(&mut self, parent: &Candidate, best: &Candidate) -> Result<Vec<Candidate>> {
         self.rebase(parent);
-        let options = self.network.revised(self.options, &parent.compressed)?;
+        let Problem { network, budget, .. } = self.problem;
+        let options = network.revised(self.problem.options, &parent.compressed)?;
         let losses = self.prediction.losses(&options);
         let here = self.prediction.loss(&options, &parent.allocation);
         let mut children: Vec<(Allocation, f64)> = Vec::new();
-        if let Some(jump) = start(&options, &losses, self.budget) {
+        if let Some(jump) = start(&options, &losses, budget) {
             let change = self.prediction.loss(&options, &jump) - here;
             children.push((jump, change));
         }
         for step in STEPS {
-            let amount = ((step * self.budget.limit as f64) as u64).max(1);
-            let found = moves(&options, &losses, self.budget, &parent.allocation, amount);
-            children.extend(combinations(
-                &options,
-                &losses,
-                self.budget,
-                &parent.allocation,
-                &found,
-            ));
+            let amount = ((step * budget.limit as f64) as u64).max(1);
+            let found = moves(&options, &losses, budget, &parent.allocation, amount);
+            children.extend(combinations(&options, &losses, budget, &parent.allocation, &found));
         }
         children.sort_by(|a, b| a.1.total_cmp(&b.1).then_with(|| a.0.cmp(&b.0)));
         let mut measured = Vec::new();
@@ -259,9 +206,8 @@ impl Search<'_, '_> {
 
     /// The first runs that hold a share of the samples, but not too few of them.
     fn share(&self, share: f64) -> usize {
-        let samples = ((self.samples.len() as f64 * share) as usize).max(FEW);
-        let size = self.samples.len().div_ceil(self.samples.runs().max(1)).max(1);
-        samples.div_ceil(size).min(self.samples.runs())
+        let samples = self.problem.samples;
+        samples.runs_of(((samples.len() as f64 * share) as usize).max(FEW))
     }
 }
 

@@ -7,6 +7,10 @@
 //! [`start()`] allocates a budget by predicted losses; [`beam()`] improves on it by true ones;
 //! [`paper()`] is the published search.
 
+use std::time::Instant;
+
+use crate::progress::Progress;
+
 mod beam;
 mod gradients;
 mod moves;
@@ -23,8 +27,8 @@ mod sequential;
 mod snapshots;
 mod start;
 
-pub use beam::{Limits, beam};
-pub use network::{Network, NetworkOptions, Statistics, outputs, score, scorer};
+pub use beam::beam;
+pub use network::{Network, NetworkOptions, Statistics, in_order, outputs, score, scorer};
 pub use options::{LayerOption, LayerOptions};
 pub use paper::paper;
 pub use plan::{Plan, PlanConstant, PlanLayer};
@@ -37,6 +41,49 @@ pub use start::{Budget, Resource, start};
 
 /// For every compressible layer which of its options it takes; option 0 is dense.
 pub type Allocation = Vec<usize>;
+
+/// What a search is for, and within which bounds.
+#[derive(Clone, Copy)]
+pub struct Problem<'a, 'm> {
+    /// The model with its layers.
+    pub network: &'a Network<'m>,
+    /// What every layer can become.
+    pub options: &'a [LayerOptions],
+    /// What they may cost together.
+    pub budget: Budget,
+    /// Samples that networks are scored on.
+    pub samples: &'a Samples,
+    /// When the search ends.
+    pub limits: Limits,
+    /// Is told what is done, and says when to stop.
+    pub progress: &'a dyn Progress,
+}
+
+/// When a search ends.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Allocations that survive a level.
+    pub beam: usize,
+    /// Networks that may be scored.
+    pub evaluations: usize,
+    /// When to stop.
+    pub deadline: Option<Instant>,
+    /// Bytes of prefix states that may be held for each set of samples.
+    pub snapshot_bytes: usize,
+}
+
+impl Limits {
+    /// Why a search that has scored so many networks ends, if it does.
+    fn exceeded(&self, evaluations: u64) -> Option<&'static str> {
+        if evaluations >= self.evaluations as u64 {
+            Some("evaluations used up")
+        } else if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            Some("time used up")
+        } else {
+            None
+        }
+    }
+}
 
 /// What a search did.
 #[derive(Clone, Debug, Default)]

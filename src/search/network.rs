@@ -111,13 +111,8 @@ impl<'a> Network<'a> {
     ) -> Result<Self> {
         let evaluator = Evaluator::new(model)?;
         let values = shapes(model, inputs)?;
-        let mut found: Vec<(usize, Layer)> = layers
-            .iter()
-            .filter(|layer| layer.map.is_some())
-            .filter_map(|layer| Some((evaluator.step_of(layer.node)?, layer.clone())))
-            .collect();
-        found.sort_by_key(|(step, _)| *step);
-        let (steps, layers): (Vec<usize>, Vec<Layer>) = found.into_iter().unzip();
+        let (steps, layers): (Vec<usize>, Vec<Layer>) =
+            in_order(&evaluator, layers).into_iter().unzip();
         let weights = layers.iter().map(|l| l.weight(model)).collect::<Result<_>>()?;
         let extents = layers.iter().map(|l| l.extent(model, &values).unwrap_or_default()).collect();
         Ok(Self {
@@ -370,6 +365,18 @@ impl<'a> Network<'a> {
     ) -> Result<Scorer> {
         scorer(&self.evaluator, samples, metric, labels)
     }
+}
+
+/// The layers that have a map, in the order that `evaluator` runs them, with their steps.
+#[must_use]
+pub fn in_order(evaluator: &Evaluator, layers: &[Layer]) -> Vec<(usize, Layer)> {
+    let mut found: Vec<(usize, Layer)> = layers
+        .iter()
+        .filter(|layer| layer.map.is_some())
+        .filter_map(|layer| Some((evaluator.step_of(layer.node)?, layer.clone())))
+        .collect();
+    found.sort_by_key(|(step, _)| *step);
+    found
 }
 
 /// A scorer for `samples` against what `original` gives on them, by the labels where there are any

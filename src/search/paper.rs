@@ -4,13 +4,10 @@
 
 use std::collections::BTreeSet;
 
-use super::beam::Limits;
 use super::network::Network;
-use super::samples::Samples;
 use super::snapshots::Snapshots;
-use super::{Allocation, Budget, Effort, LayerOptions, Prediction};
+use super::{Allocation, Budget, Effort, LayerOptions, Prediction, Problem};
 use crate::error::{Error, Result};
-use crate::progress::Progress;
 use crate::score::Scorer;
 
 /// Levels from the full model to the budget.
@@ -25,15 +22,11 @@ const LEVELS: u64 = 16;
 /// When a network can't be run, the budget can't be reached by lowering single layers, or the run
 /// is interrupted.
 pub fn paper(
-    network: &Network<'_>,
-    options: &[LayerOptions],
-    budget: Budget,
+    problem: Problem<'_, '_>,
     prediction: &Prediction,
-    samples: &Samples,
     scorer: &Scorer,
-    limits: Limits,
-    progress: &dyn Progress,
 ) -> Result<(Allocation, Effort)> {
+    let Problem { network, options, budget, samples, limits, progress } = problem;
     let mut effort = Effort::default();
     let dense = network.dense();
     let mut calibration = Snapshots::new(0);

@@ -53,6 +53,12 @@ impl Samples {
         self.indices.len().div_ceil(self.size)
     }
 
+    /// Number of runs that hold so many samples, or all of them.
+    #[must_use]
+    pub fn runs_of(&self, samples: usize) -> usize {
+        samples.div_ceil(self.size).min(self.runs())
+    }
+
     /// The samples of a run.
     #[must_use]
     pub fn range(&self, run: usize) -> std::ops::Range<usize> {

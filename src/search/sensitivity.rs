@@ -1,11 +1,8 @@
 //! How much the loss rises per unit of a layer's error, measured one layer at a time.
 
-use super::network::Network;
-use super::samples::Samples;
 use super::snapshots::Snapshots;
-use super::{Budget, Effort, LayerOptions};
+use super::{Effort, Problem};
 use crate::error::{Error, Result};
-use crate::progress::Progress;
 use crate::score::Scorer;
 
 /// A layer that does not matter at all still costs this share of the mean sensitivity, so that its
@@ -22,20 +19,15 @@ const SAMPLES: usize = 256;
 /// # Errors
 /// When a network can't be run, or the run is interrupted.
 pub fn sensitivities(
-    network: &Network<'_>,
-    options: &[LayerOptions],
-    budget: Budget,
-    samples: &Samples,
+    problem: Problem<'_, '_>,
     scorer: &Scorer,
-    snapshot_bytes: usize,
     effort: &mut Effort,
-    progress: &dyn Progress,
 ) -> Result<Vec<f64>> {
+    let Problem { network, options, budget, samples, limits, progress } = problem;
     let full = budget.cost(options, &vec![0; options.len()]).max(1);
     let share = budget.limit as f64 / full as f64;
-    let mut snapshots = Snapshots::new(snapshot_bytes);
-    let size = samples.len().div_ceil(samples.runs().max(1)).max(1);
-    let runs = SAMPLES.div_ceil(size).min(samples.runs());
+    let mut snapshots = Snapshots::new(limits.snapshot_bytes);
+    let runs = samples.runs_of(SAMPLES);
     let mut measured = Vec::with_capacity(options.len());
     for (l, layer) in options.iter().enumerate() {
         if progress.interrupted() {
