@@ -1,6 +1,7 @@
 //! The command line: what was typed, to what the library takes, and back to what is shown.
 
 mod args;
+mod compress_args;
 mod progress;
 #[cfg(test)]
 mod tests;
