@@ -42,7 +42,8 @@ pub struct Options {
     /// Globs of node or weight names: only these layers are factorized. Default: empty, which
     /// means all.
     pub include: Vec<String>,
-    /// Globs of node or weight names: these layers are left as they are. Default: empty.
+    /// Globs of node or weight names: these layers are not factorized. Quantization is for all weights
+    /// all the same. Default: empty.
     pub exclude: Vec<String>,
     /// Ranks are multiples of this, at least 1. Default: 1.
     pub rank_multiple: usize,

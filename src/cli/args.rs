@@ -142,10 +142,10 @@ pub struct ShapeArgs {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Layers")]
 pub struct LayerArgs {
-    /// Only layers whose node or weight name matches; repeatable
+    /// Factorize only layers whose node or weight name matches; repeatable
     #[arg(long, value_name = "GLOB")]
     include: Vec<String>,
-    /// No layers whose node or weight name matches; repeatable
+    /// Factorize no layers whose node or weight name matches; repeatable (--quantize is for all)
     #[arg(long, value_name = "GLOB")]
     exclude: Vec<String>,
     /// channel, channel-in, spatial, tucker, matrix [default: all]

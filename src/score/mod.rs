@@ -153,6 +153,16 @@ impl Scorer {
             metric: metric.unwrap_or(MetricKind::Cosine),
             scores: None,
         };
+        let compared = task == Some(Task::Regression);
+        if let Some(axis) = class_axis
+            && !compared
+            && scorer.first_scores(class_axis).is_none()
+        {
+            return Err(mismatch(format!(
+                "no output (shapes {}) has the scores of classes on axis {axis}",
+                scorer.shapes()
+            )));
+        }
         match task {
             Some(Task::Classification) => {
                 scorer.labels = labels
@@ -377,14 +387,18 @@ impl Scorer {
                 return Ok(scores);
             }
         }
-        let shapes: Vec<String> =
-            self.reference.iter().map(|t| format!("{:?}", t.shape())).collect();
         Err(mismatch(format!(
             "{labels} labels for {} samples fit no output (shapes {}): labels are class indices, \
              not one-hot; leave them out to compare with the original model instead",
             self.samples,
-            shapes.join(", ")
+            self.shapes()
         )))
+    }
+
+    /// The shapes of the outputs, for a person to read.
+    fn shapes(&self) -> String {
+        let shapes = self.reference.iter().map(|t| format!("{:?}", t.shape()));
+        shapes.collect::<Vec<_>>().join(", ")
     }
 
     /// The first output that may be class scores.

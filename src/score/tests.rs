@@ -64,6 +64,17 @@ fn class_axis_follows_from_the_number_of_labels() {
 }
 
 #[test]
+fn a_class_axis_that_no_output_has_is_named() {
+    let outputs = || vec![Tensor::from_vec(&[2, 3], vec![0.5f32; 6]).unwrap()];
+    for (labels, metric) in [(Some(vec![0, 1]), None), (None, None)] {
+        let error = Scorer::new(outputs(), labels, metric, Some(7)).unwrap_err().to_string();
+        assert!(error.contains("on axis 7"), "{error}");
+    }
+    // Outputs that are compared as vectors have no classes.
+    assert!(Scorer::new(outputs(), None, Some(MetricKind::Cosine), Some(7)).is_ok());
+}
+
+#[test]
 fn positions_are_read_along_the_class_axis() {
     // One sample [classes 2, height 1, width 3]: position 1 belongs to class 1.
     let map = tensor(&[1, 2, 1, 3], &[9.0, 0.0, 9.0, 0.0, 9.0, 0.0]);
