@@ -61,7 +61,7 @@ pub struct Options {
     pub statistics: Statistics,
     /// Samples that layer statistics are gathered from. Default: 2000.
     pub calibration_samples: usize,
-    /// Samples that candidates are scored on; none of them is used for calibration. Default: 1000.
+    /// Samples that candidates are scored on; none of them is used for calibration. Default: 2000.
     pub search_samples: usize,
     /// Passes over the training samples after factorization. Default: as many as their cost allows,
     /// from 3 to 30.
@@ -141,7 +141,7 @@ impl Default for Options {
             search: SearchMode::Beam,
             statistics: Statistics::Loss,
             calibration_samples: 2000,
-            search_samples: 1000,
+            search_samples: 2000,
             epochs: None,
             train_time: None,
             optimizer: OptimizerKind::Muon,

@@ -80,6 +80,23 @@ fn plain<'a>(dense: &'a Dense, whole: &Whole<'_>, options: &Options) -> Result<N
     Ok(network)
 }
 
+/// The network with the statistics of fewer samples, where a beam search has use for it.
+fn quick<'a>(
+    network: &Network<'a>,
+    dense: &'a Dense,
+    whole: &Whole<'_>,
+    parts: &Parts,
+    options: &Options,
+) -> Result<Option<Network<'a>>> {
+    if options.search != SearchMode::Beam || network.options.rows_per_input == ROWS.0 {
+        return Ok(None);
+    }
+    let mut few = plain(dense, whole, options)?;
+    gather(&mut few, parts, false, options)?;
+    few.take_metrics(network);
+    Ok(Some(few))
+}
+
 /// Gives a network its statistics: of all calibration samples, or as many as a search takes.
 fn calibrate(
     network: &mut Network<'_>,
@@ -88,13 +105,18 @@ fn calibrate(
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<()> {
+    gather(network, parts, all, options)?;
+    weigh(network, parts, progress)
+}
+
+/// Gives a network its statistics but for the metrics of outputs.
+fn gather(network: &mut Network<'_>, parts: &Parts, all: bool, options: &Options) -> Result<()> {
     network.options.statistics = options.statistics;
     network.options.rows_per_input = if all { ROWS.1 } else { ROWS.0 };
     let most = if all { usize::MAX } else { SEARCH_CALIBRATION };
     let count = parts.calibration.len().min(most);
     let indices = parts.calibration[..count].to_vec();
-    network.calibrate(Samples::new(&parts.data, indices, &network.evaluator)?)?;
-    weigh(network, parts, progress)
+    network.calibrate(Samples::new(&parts.data, indices, &network.evaluator)?)
 }
 
 /// The network of what was found, fitted to all calibration samples; `searched` is the one that was
@@ -206,8 +228,16 @@ pub(super) fn choose<'a>(
         deadline: options.time_limit.map(|limit| clock + limit),
         snapshot_bytes: SNAPSHOT_BYTES,
     };
-    let problem =
-        Problem { network: &network, options: &forms, budget, samples: &samples, limits, progress };
+    let few = quick(&network, dense, whole, parts, options)?;
+    let problem = Problem {
+        network: &network,
+        quick: few.as_ref().unwrap_or(&network),
+        options: &forms,
+        budget,
+        samples: &samples,
+        limits,
+        progress,
+    };
     let sensitivity = search::sensitivities(problem, &imitation, &mut effort)?;
     let prediction = Prediction::new(sensitivity);
     let first = search::start(&forms, &prediction.losses(&forms), budget).unwrap_or_default();

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use super::moves::{combinations, moves};
 use super::network::Network;
+use super::probe::{Probe, probe, scales};
 use super::race::Difference;
 use super::sequential::Compressed;
 use super::snapshots::Snapshots;
@@ -16,11 +17,19 @@ use crate::score::{Score, Scorer};
 /// The steps of exchanges on a level, as shares of the budget.
 const STEPS: [f64; 3] = [0.08, 0.03, 0.01];
 
+/// Powers of what layers were measured to matter that optima are sought for: the whole of it holds near
+/// the network it was measured in only.
+const STRENGTHS: [f64; 2] = [1.0, 0.5];
+
 /// Shares of the samples after which a network that is clearly worse is given up.
 const HEATS: [f64; 3] = [0.125, 0.25, 0.5];
 
 /// Samples of the first heat, at least.
 const FEW: usize = 96;
+
+/// Layers are tried again in a network that loses less than this share of what the one they were last
+/// tried in lost.
+const PROBE_AGAIN: f64 = 0.97;
 
 /// A network scored on all samples.
 struct Candidate {
@@ -43,14 +52,18 @@ struct Search<'a, 'm> {
     calibration_snapshots: Snapshots,
     search_snapshots: Snapshots,
     effort: Effort,
+    /// What changes of single layers did, in place.
+    probes: Vec<Probe>,
+    /// The loss of the network that layers were last tried in.
+    probed: f64,
 }
 
 /// Improves on the budgeted start. Returns the best allocation with its network, fitted to the
 /// network's calibration samples, and what was done.
 ///
 /// A level starts from an allocation of the beam. Layer errors are taken anew on the inputs that its
-/// network has, where they hold what earlier layers do to later ones; the allocation that is best by
-/// them, and exchanges of a few layers' budget on the way there, are refitted and scored. Scores are
+/// network has, where they hold what earlier layers do to later ones, and weighed by what changes of
+/// single layers were measured to do in place ([`probe()`]); the allocation that is best by them, and exchanges of a few layers' budget on the way there, are refitted and scored. Scores are
 /// compared sample by sample, on growing parts of them: what is worse by three standard errors of the
 /// difference is given up early, and
 /// only a gain above its standard error takes the best one's place.
@@ -73,6 +86,8 @@ pub fn beam(
         calibration_snapshots: Snapshots::new(limits.snapshot_bytes),
         search_snapshots: Snapshots::new(limits.snapshot_bytes),
         effort: Effort::default(),
+        probes: Vec::new(),
+        probed: f64::INFINITY,
     };
     let predicted = prediction.loss(problem.options, &first);
     let first = search.measure(first, None, predicted)?;
@@ -100,6 +115,12 @@ pub fn beam(
 }
 
 impl Search<'_, '_> {
+    /// Whether trying every layer leaves evaluations for what follows from it.
+    fn has_room_for_probes(&self) -> bool {
+        let left = (self.problem.limits.evaluations as u64).saturating_sub(self.effort.evaluations);
+        left > self.problem.options.len() as u64
+    }
+
     fn exhausted(&self) -> Option<&'static str> {
         self.problem.limits.exceeded(self.effort.evaluations)
     }
@@ -179,11 +200,27 @@ impl Search<'_, '_> {
         let Problem { network, budget, .. } = self.problem;
         let options = network.revised(self.problem.options, &parent.compressed)?;
         let losses = self.prediction.losses(&options);
-        let here = self.prediction.loss(&options, &parent.allocation);
+        if parent.loss < PROBE_AGAIN * self.probed && self.has_room_for_probes() {
+            let found =
+                probe(self.problem, self.scorer, &parent.allocation, &losses, &mut self.effort)?;
+            self.probes.extend(found);
+            self.probed = parent.loss;
+        }
+        let scales = scales(&self.probes, losses.len());
+        log::debug!(target: "search", "losses multiplied by {scales:.2?}");
+        let weighed = |strength: f64| -> Vec<Vec<f64>> {
+            let scaled = losses.iter().zip(&scales);
+            scaled.map(|(l, s)| l.iter().map(|l| l * s.powf(strength)).collect()).collect()
+        };
+        let losses = weighed(1.0);
+        let loss = |a: &Allocation| a.iter().zip(&losses).map(|(&o, l)| l[o]).sum::<f64>();
+        let here = loss(&parent.allocation);
         let mut children: Vec<(Allocation, f64)> = Vec::new();
-        if let Some(jump) = start(&options, &losses, budget) {
-            let change = self.prediction.loss(&options, &jump) - here;
-            children.push((jump, change));
+        for strength in STRENGTHS {
+            if let Some(jump) = start(&options, &weighed(strength), budget) {
+                let change = loss(&jump) - here;
+                children.push((jump, change));
+            }
         }
         for step in STEPS {
             let amount = ((step * budget.limit as f64) as u64).max(1);

@@ -19,6 +19,7 @@ mod options;
 mod paper;
 mod plan;
 mod predict;
+mod probe;
 mod race;
 mod samples;
 mod scoring;
@@ -47,6 +48,8 @@ pub type Allocation = Vec<usize>;
 pub struct Problem<'a, 'm> {
     /// The model with its layers.
     pub network: &'a Network<'m>,
+    /// The same, fitted to as many samples as comparisons of single layers need.
+    pub quick: &'a Network<'m>,
     /// What every layer can become.
     pub options: &'a [LayerOptions],
     /// What they may cost together.

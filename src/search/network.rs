@@ -207,6 +207,11 @@ impl<'a> Network<'a> {
         Ok(())
     }
 
+    /// Takes the metrics of another network for the same layers.
+    pub fn take_metrics(&mut self, other: &Self) {
+        self.metrics.clone_from(&other.metrics);
+    }
+
     /// Names of every layer's input and of what it is to yield: its output, or the sum that its
     /// output is added to where the evaluator computes both together.
     pub(super) fn observed(&self) -> Vec<(String, String)> {

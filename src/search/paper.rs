@@ -26,7 +26,7 @@ pub fn paper(
     prediction: &Prediction,
     scorer: &Scorer,
 ) -> Result<(Allocation, Effort)> {
-    let Problem { network, options, budget, samples, limits, progress } = problem;
+    let Problem { network, options, budget, samples, limits, progress, .. } = problem;
     let mut effort = Effort::default();
     let dense = network.dense();
     let mut calibration = Snapshots::new(0);

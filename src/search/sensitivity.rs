@@ -23,7 +23,7 @@ pub fn sensitivities(
     scorer: &Scorer,
     effort: &mut Effort,
 ) -> Result<Vec<f64>> {
-    let Problem { network, options, budget, samples, limits, progress } = problem;
+    let Problem { network, options, budget, samples, limits, progress, .. } = problem;
     let full = budget.cost(options, &vec![0; options.len()]).max(1);
     let share = budget.limit as f64 / full as f64;
     let mut snapshots = Snapshots::new(limits.snapshot_bytes);

@@ -1,0 +1,175 @@
+//! What changes of single layers do to the loss of a compressed network, against the prediction.
+//!
+//! Sensitivities that are measured on the original, one layer at a time, say little about a network
+//! in which all layers have errors: the last layers, whose errors nothing behind them makes up for,
+//! can matter several times as much. Here every layer is changed in place, and those behind it are
+//! refitted.
+
+use super::network::Network;
+use super::race::Difference;
+use super::snapshots::Snapshots;
+use super::{Allocation, Effort, Problem};
+use crate::error::{Error, Result};
+use crate::score::Scorer;
+
+/// The change of the loss that a layer is tried at, as a share of the predicted loss of all layers.
+const CHANGE: f64 = 0.08;
+
+/// What can't change the loss by this share of that is not tried.
+const LEAST: f64 = 0.1;
+
+/// Least and most that a layer's losses are multiplied by.
+const BOUNDS: (f64, f64) = (0.1, 30.0);
+
+/// Standard deviation of the logarithm of layers' ratios before anything is measured.
+const SPREAD: f64 = 1.0;
+
+/// One change of one layer.
+#[derive(Clone, Copy, Debug)]
+pub struct Probe {
+    layer: usize,
+    /// The change of the loss by prediction.
+    predicted: f64,
+    /// The change that was measured.
+    measured: f64,
+    /// Its standard error.
+    error: f64,
+}
+
+/// Tries every layer in the network of `allocation`, at about the same predicted change of the loss.
+/// `losses[layer][option]` are the predictions.
+///
+/// # Errors
+/// When a network can't be run, or the run is interrupted.
+pub fn probe(
+    problem: Problem<'_, '_>,
+    scorer: &Scorer,
+    allocation: &Allocation,
+    losses: &[Vec<f64>],
+    effort: &mut Effort,
+) -> Result<Vec<Probe>> {
+    let Problem { quick: network, options, samples, limits, progress, .. } = problem;
+    let mut calibration = Snapshots::new(limits.snapshot_bytes);
+    let mut search = Snapshots::new(limits.snapshot_bytes);
+    let choices = Network::choices(options, allocation);
+    let base = network.compress(&choices, &network.dense(), &mut Snapshots::new(0), effort)?;
+    let runs = 0..samples.runs();
+    let none = &mut Snapshots::new(0);
+    let before =
+        network.score(&base, samples, runs.clone(), scorer, options.len(), none, effort)?;
+    effort.evaluations += 1;
+    let total: f64 = allocation.iter().zip(losses).map(|(&o, losses)| losses[o]).sum();
+    let mut probes = Vec::new();
+    for l in 0..options.len() {
+        if progress.interrupted() {
+            return Err(Error::Interrupted);
+        }
+        let Some((option, predicted)) = change(&losses[l], allocation[l], CHANGE * total) else {
+            continue;
+        };
+        let mut choices = choices.clone();
+        choices[l] = options[l].options[option].choice;
+        let changed = network.compress(&choices, &base, &mut calibration, effort)?;
+        let runs = runs.clone();
+        let after = network.score(&changed, samples, runs, scorer, l, &mut search, effort)?;
+        effort.evaluations += 1;
+        let Difference { mean: measured, error } = Difference::of(&after.losses, &before.losses);
+        log::debug!(target: "search", "{}: {:?} for {:?}: {measured:+.5} +- {error:.5}, predicted \
+             {predicted:+.5}", network.layers[l].name, changed.choices[l], base.choices[l]);
+        progress.step(effort.evaluations, &network.layers[l].name);
+        probes.push(Probe { layer: l, predicted, measured, error });
+    }
+    Ok(probes)
+}
+
+/// The option of a layer whose loss is about `wanted` above that of option `now`, or below where that
+/// is nearer, with the difference.
+fn change(losses: &[f64], now: usize, wanted: f64) -> Option<(usize, f64)> {
+    let changes = losses.iter().enumerate().map(|(o, loss)| (o, loss - losses[now]));
+    let far = |change: f64| (change.abs() - wanted).abs();
+    changes
+        .filter(|(_, change)| change.abs() > LEAST * wanted)
+        .min_by(|a, b| far(a.1).total_cmp(&far(b.1)))
+}
+
+/// For every layer the most likely ratio of measured to predicted changes: errors of the measurements
+/// are normal, the ratios of layers log-normal around that of all together, so that noise changes
+/// little and a layer that clearly matters ten times as much is believed to.
+pub fn scales(probes: &[Probe], layers: usize) -> Vec<f64> {
+    let weight = |p: &Probe| (p.predicted / p.error.max(1e-12)).powi(2);
+    let weighed = |of: &dyn Fn(&Probe) -> bool| {
+        let own = || probes.iter().filter(|p| of(p));
+        let total: f64 = own().map(weight).sum();
+        (own().map(|p| weight(p) * p.measured / p.predicted).sum::<f64>() / total, total)
+    };
+    let (common, _) = weighed(&|_| true);
+    if !(common.is_finite() && common > 0.0) {
+        return vec![1.0; layers];
+    }
+    (0..layers)
+        .map(|layer| {
+            let (ratio, weight) = weighed(&|p| p.layer == layer);
+            if weight > 0.0 { likeliest(ratio / common, weight * common.powi(2)) } else { 1.0 }
+        })
+        .collect()
+}
+
+/// The mode of a log-normal variable around one that was measured as `ratio` with a normal error of
+/// precision `weight`.
+fn likeliest(ratio: f64, weight: f64) -> f64 {
+    let (low, high) = (BOUNDS.0.ln(), BOUNDS.1.ln());
+    let cost = |x: f64| weight * (x.exp() - ratio).powi(2) + (x / SPREAD).powi(2);
+    const STEPS: usize = 400;
+    let grid = (0..=STEPS).map(|i| low + (high - low) * i as f64 / STEPS as f64);
+    grid.min_by(|a, b| cost(*a).total_cmp(&cost(*b))).unwrap_or(0.0).exp()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn probes(ratios: &[f64], noise: f64) -> Vec<Probe> {
+        let one = |(layer, ratio): (usize, &f64)| {
+            let off = if layer % 2 == 0 { noise } else { -noise };
+            Probe { layer, predicted: 0.03, measured: 0.03 * ratio + off, error: noise.max(1e-4) }
+        };
+        ratios.iter().enumerate().map(one).collect()
+    }
+
+    #[test]
+    fn exact_probes_are_believed() {
+        let scales = scales(&probes(&[0.5, 0.5, 1.0, 4.0], 0.0), 5);
+        assert!((scales[3] / scales[2] - 4.0).abs() < 0.1, "{scales:?}");
+        assert!((scales[0] / scales[2] - 0.5).abs() < 0.05, "{scales:?}");
+        assert_eq!(scales[4], 1.0, "what was not tried stays");
+    }
+
+    /// The further off measurements are by noise, the less of what they say is believed.
+    #[test]
+    fn noise_is_not() {
+        let mut before = 1.0;
+        for noise in [0.005, 0.02, 0.06] {
+            let scales = scales(&probes(&[1.0; 8], noise), 8);
+            let believed = (scales[0] - 1.0).abs() / (noise / 0.03);
+            assert!(believed < before, "{noise}: {scales:?}");
+            before = believed;
+        }
+        assert!(before < 0.4, "{before}");
+    }
+
+    #[test]
+    fn nothing_sensible_changes_nothing() {
+        assert_eq!(scales(&[], 2), [1.0, 1.0]);
+        assert_eq!(scales(&probes(&[-1.0, -2.0], 0.0), 2), [1.0, 1.0]);
+    }
+
+    #[test]
+    fn a_layer_is_tried_where_the_change_is_as_wanted() {
+        let losses = [0.0, 0.1, 0.2, 0.4];
+        assert_eq!(change(&losses, 1, 0.1).map(|c| c.0), Some(0));
+        assert_eq!(change(&losses, 2, 0.25).map(|c| c.0), Some(0));
+        assert_eq!(change(&losses, 0, 0.35).map(|c| c.0), Some(3));
+        assert_eq!(change(&[0.1], 0, 0.35), None);
+        assert_eq!(change(&[0.1, 0.1], 0, 0.35), None);
+    }
+}
