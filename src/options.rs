@@ -16,7 +16,8 @@ pub use crate::search::Statistics;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
     /// How many times smaller the target becomes: what the original costs / what the output may
-    /// cost. More than 1. Default: none, which leaves the choice to a caller that has other bounds.
+    /// cost. More than 1. Default: none, which leaves it to the bound
+    /// of what may be lost, or factorizes nothing.
     pub ratio: Option<f64>,
     /// The cost that the ratio divides. Default: bytes.
     pub target: Target,
@@ -105,12 +106,19 @@ pub struct Options {
     /// What models are judged by. Default: top-1 accuracy with labels, else by the outputs: see
     /// [`crate::score`].
     pub metric: Option<MetricKind>,
-    /// Points of the metric that the written file may lose; when it loses more, the report says
-    /// so and the program ends with exit code 3. Default: none.
+    /// Points of the metric that may be lost. Without a ratio the smallest model is looked for that
+    /// loses no more, on the samples of the search with the standard error added. When the written
+    /// file loses more, the report says so and the program ends with exit code 3. Default: none.
     pub max_drop: Option<f64>,
 }
 
 impl Options {
+    /// Whether layers are to be factorized: there is a ratio, or a bound of what may be lost.
+    #[must_use]
+    pub fn factorizes(&self) -> bool {
+        self.ratio.is_some() || self.max_drop.is_some()
+    }
+
     /// Networks that the search may score.
     #[must_use]
     pub fn evaluations(&self) -> usize {

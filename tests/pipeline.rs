@@ -39,7 +39,7 @@ fn request(output: &Path, ratio: f64) -> Request {
         force: false,
         options: Options {
             ratio: Some(ratio),
-            max_evals: Some(3),
+            max_evals: Some(12),
             calibration_samples: 200,
             search_samples: 150,
             ..Options::default()
@@ -133,7 +133,7 @@ fn the_report_is_true() {
     assert!(validation.samples > 0 && validation.max_relative_difference < 1e-4, "{validation:?}");
     // Probes of single layers come before the networks that count.
     let search = report.search.as_ref().unwrap();
-    let most = 3 + report.layers.len() as u64;
+    let most = 12 + report.layers.len() as u64;
     assert!(search.evaluations > 1 && search.evaluations <= most, "{search:?}");
 }
 
@@ -266,6 +266,40 @@ fn the_largest_ratio_is_named_and_can_be_had() {
 }
 
 /// Without data the weights decide, and the report says so.
+/// Without a ratio the allowed drop decides: what is chosen keeps it with its standard error, and
+/// more is had where more may be lost.
+#[test]
+fn the_allowed_drop_decides_without_a_ratio() {
+    let folder = tempfile::tempdir().unwrap();
+    let largest = |most: f64| {
+        let mut request = request(&folder.path().join("out.onnx"), 1.0);
+        request.options.ratio = None;
+        request.options.max_drop = Some(most);
+        request.options.search = SearchMode::Start;
+        let report = compress(&request, &Silent).unwrap();
+        let drop = report.search.unwrap().drop.unwrap();
+        assert!(drop.points + drop.standard_error <= most, "{drop:?}");
+        assert_eq!(drop.samples, 150);
+        assert_eq!(report.ratio.asked, None);
+        report.ratio.reached.unwrap()
+    };
+    let (little, much) = (largest(1.0), largest(20.0));
+    assert!(little > 2.0 && much > 1.5 * little, "{little} {much}");
+}
+
+#[test]
+fn a_drop_that_can_not_be_measured_decides_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut request = request(&folder.path().join("out.onnx"), 1.0);
+    request.options.ratio = None;
+    request.options.max_drop = Some(1.0);
+    request.train = Some(source("mnist_train.npz"));
+    let refused = |request: &Request| matches!(compress(request, &Silent), Err(Error::Option { option, .. }) if option == "--max-drop");
+    assert!(refused(&request), "training");
+    (request.train, request.data, request.test) = (None, None, None);
+    assert!(refused(&request), "no data");
+}
+
 #[test]
 fn weights_alone_will_do() {
     let folder = tempfile::tempdir().unwrap();

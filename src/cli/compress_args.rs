@@ -22,8 +22,8 @@ pub struct CompressArgs {
     /// Where the smaller model goes
     #[arg(value_name = "OUT", required = true)]
     output: Option<PathBuf>,
-    /// How many times smaller: 8 or 8x; may be left out with --quantize
-    #[arg(long, value_name = "R", required_unless_present = "quantize",
+    /// How many times smaller: 8 or 8x; may be left out with --max-drop or --quantize
+    #[arg(long, value_name = "R", required_unless_present_any = ["quantize", "max_drop"],
           value_parser = values::ratio, allow_negative_numbers = true)]
     ratio: Option<f64>,
     /// What the ratio divides: bytes, params, macs
@@ -34,7 +34,8 @@ pub struct CompressArgs {
     /// top1, top5, agreement, cosine, relative-error, mse [default: by labels and outputs]
     #[arg(long)]
     metric: Option<MetricKind>,
-    /// Exit with code 3 if the metric drops by more points than this
+    /// Points of the metric that may be lost: without --ratio the smallest model within is looked for;
+    /// exit with code 3 if the written file loses more
     #[arg(long, value_name = "POINTS", value_parser = values::not_negative)]
     max_drop: Option<f64>,
     /// Write the plan, for `apply`

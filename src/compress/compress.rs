@@ -4,11 +4,12 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::time::Instant;
 
-use super::choose::{choose, fitted, search_report};
+use super::choose::{choose, search_report};
 use super::gentle::{self, Dense, Whole};
 use super::parts::Parts;
 use super::quantization;
 use super::result::{self, Proof};
+use super::statistics::fitted;
 use super::target::is_one_place;
 use super::training::Trainer;
 use super::{Request, check_output};
@@ -54,13 +55,22 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
     filter.check(&options.include, &options.exclude, &layers)?;
     if options.quantize.is_some() {
         quantize::check(&model)?;
-    } else if options.ratio.is_none() {
+    } else if !options.factorizes() {
         return Err(Error::Option {
             option: "--ratio".to_owned(),
-            reason: "say how many times smaller the model is to be, or --quantize".to_owned(),
+            reason: "say how many times smaller the model is to be, or what it may lose \
+                     (--max-drop), or --quantize"
+                .to_owned(),
         });
     }
-    if options.ratio.is_some() && layers.iter().all(|layer| layer.map.is_none()) {
+    if options.ratio.is_none() && options.max_drop.is_some() && request.train.is_some() {
+        return Err(Error::Option {
+            option: "--max-drop".to_owned(),
+            reason: "what training will make up for is not known before it: give --ratio too"
+                .to_owned(),
+        });
+    }
+    if options.factorizes() && layers.iter().all(|layer| layer.map.is_none()) {
         return Err(Error::UnsupportedModel {
             reason: "no layer can be factorized; `onnx-bsr inspect MODEL` says why".to_owned(),
         });
@@ -95,7 +105,7 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
         choose(&dense, &whole, parts.as_ref(), options, &mut seconds, progress)?;
     let retrained;
     let (dense, searched) = match &mut trainer {
-        Some(trainer) if options.msr > 0.0 && options.ratio.is_some() => {
+        Some(trainer) if options.msr > 0.0 && options.factorizes() => {
             let clock = Instant::now();
             let prepared = trainer.prepare(&dense, &found.choices, &mut stages, progress)?;
             drop(searched);
@@ -118,7 +128,7 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
     seconds.factorize = Some(clock.elapsed().as_secs_f64());
     let mut proof = match &parts {
         Some(parts) => {
-            let factorized = options.ratio.is_some().then_some(&compressed);
+            let factorized = options.factorizes().then_some(&compressed);
             Some(measure(&model, factorized, parts, options.metric)?)
         }
         None => None,
@@ -164,7 +174,8 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
     report.ratio.asked = options.ratio;
     report.ratio.target = options.target.name().to_owned();
     report.ratio.reached = Some(reached(&report, options.target));
-    report.search = options.ratio.map(|_| search_report(options, &found, network.layers.len()));
+    let searched = options.factorizes();
+    report.search = searched.then(|| search_report(options, &found, network.layers.len()));
     result::fill_layers(&mut report, &layers, &whole.layers, &network.extents, &factors, &folded);
     report.quantization = quantized;
     quantization::fill_report(&mut report, &layers, &plan, options);

@@ -3,8 +3,9 @@
 
 use std::collections::HashSet;
 
-use super::choose::{choose, fitted};
+use super::choose::choose;
 use super::parts::Parts;
+use super::statistics::fitted;
 use super::training::{Stage, Trainer};
 use crate::error::{Error, Result};
 use crate::factorize::{Factors, Replacement};

@@ -11,6 +11,8 @@ mod inspect;
 mod parts;
 mod quantization;
 mod result;
+mod smallest;
+mod statistics;
 mod target;
 mod training;
 

@@ -135,6 +135,17 @@ pub struct Search {
     /// Why it ended, for a person to read.
     pub stopped: String,
     pub predicted_vs_measured_rank_correlation: Option<f64>,
+    /// What the chosen network loses on the samples of the search, where the drop decides.
+    pub drop: Option<Drop>,
+}
+
+/// What is lost of the metric on samples that both models have run on.
+#[derive(Clone, Debug, Default, Serialize)]
+#[allow(missing_docs)]
+pub struct Drop {
+    pub points: f64,
+    pub standard_error: f64,
+    pub samples: usize,
 }
 
 /// What training did.

@@ -71,6 +71,7 @@ fn full() -> Report {
             samples_run: 50_000,
             stopped: "no change gains".to_owned(),
             predicted_vs_measured_rank_correlation: Some(0.93),
+            drop: Some(Drop { points: 0.75, standard_error: 0.125, samples: 800 }),
         }),
         training: Some(Training {
             source: "train.npz".into(),

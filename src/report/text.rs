@@ -145,6 +145,16 @@ fn effort(out: &mut String, report: &Report, style: Style) {
             count(search.evaluations),
             figure(search.full_pass_equivalents)
         );
+        if let Some(drop) = &search.drop {
+            let _ = writeln!(
+                out,
+                "{} {} +- {} points of the metric on {} samples of the search",
+                style.bold("loses"),
+                figure(drop.points),
+                figure(drop.standard_error),
+                count(drop.samples as u64)
+            );
+        }
     }
     if let Some(training) = &report.training {
         let images = if training.augmentation.is_empty() {

@@ -34,6 +34,7 @@ pub use options::{LayerOption, LayerOptions};
 pub use paper::paper;
 pub use plan::{Plan, PlanConstant, PlanLayer};
 pub use predict::{Prediction, rank_correlation};
+pub use race::Difference;
 pub use samples::Samples;
 pub use sensitivity::sensitivities;
 pub use sequential::Compressed;

@@ -1,0 +1,173 @@
+//! What factors are fitted to: a network with the statistics of its samples.
+
+use super::choose::Found;
+use super::gentle::{Dense, Whole};
+use super::parts::Parts;
+use crate::error::{Error, Result};
+use crate::options::{Options, SearchMode};
+use crate::progress::Progress;
+use crate::quantize::Price;
+use crate::search::{Compressed, Network, NetworkOptions, Samples, Snapshots, Statistics};
+
+/// Ridge of the fits, as a share of the mean variance of a layer's inputs.
+const RIDGE: f64 = 1e-3;
+
+/// Multiply-accumulates that a refit of the whole network may take during the search. Where it takes
+/// more, the search refits to less, and the final fit takes all.
+const SEARCH_MACS: f64 = 2e11;
+
+/// Samples that candidates are refitted on then.
+const SEARCH_CALIBRATION: usize = 256;
+
+/// Rows per input of a layer that its moments are taken over: in the search of larger models, and else.
+const ROWS: (usize, usize) = (12, 48);
+
+/// What a multiply-accumulate of layers known by their rows costs, in those of `f32`.
+const ROW_FORM: f64 = 16.0;
+
+/// Samples whose gradients weigh the layers' outputs.
+const WEIGHED: usize = 512;
+
+/// The dense network, without statistics yet.
+pub(super) fn plain<'a>(
+    dense: &'a Dense,
+    whole: &Whole<'_>,
+    options: &Options,
+) -> Result<Network<'a>> {
+    let knobs = NetworkOptions {
+        statistics: Statistics::None,
+        ridge: RIDGE,
+        rows_per_input: ROWS.1,
+        seed: options.seed,
+    };
+    let mut network = Network::new(&dense.model, &dense.layers, whole.sample.to_vec(), knobs)?;
+    network.price = Price { form: options.quantize.map(|form| (form, options.block)) };
+    Ok(network)
+}
+
+/// The network with the statistics of fewer samples, where a beam search has use for it.
+pub(super) fn quick<'a>(
+    network: &Network<'a>,
+    dense: &'a Dense,
+    whole: &Whole<'_>,
+    parts: &Parts,
+    options: &Options,
+) -> Result<Option<Network<'a>>> {
+    if options.search != SearchMode::Beam || network.options.rows_per_input == ROWS.0 {
+        return Ok(None);
+    }
+    let mut few = plain(dense, whole, options)?;
+    gather(&mut few, parts, false, options)?;
+    few.take_metrics(network);
+    Ok(Some(few))
+}
+
+/// Gives a network the statistics that a search takes: of all calibration samples where a refit to
+/// these is fast.
+pub(super) fn calibrate_for_search(
+    network: &mut Network<'_>,
+    parts: &Parts,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<()> {
+    let all = refit_macs(network, parts.calibration.len()) <= SEARCH_MACS;
+    calibrate(network, parts, all, options, progress)
+}
+
+/// Gives a network its statistics: of all calibration samples, or as many as a search takes.
+fn calibrate(
+    network: &mut Network<'_>,
+    parts: &Parts,
+    all: bool,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<()> {
+    gather(network, parts, all, options)?;
+    weigh(network, parts, progress)
+}
+
+/// Gives a network its statistics but for the metrics of outputs.
+fn gather(network: &mut Network<'_>, parts: &Parts, all: bool, options: &Options) -> Result<()> {
+    network.options.statistics = options.statistics;
+    network.options.rows_per_input = if all { ROWS.1 } else { ROWS.0 };
+    let most = if all { usize::MAX } else { SEARCH_CALIBRATION };
+    let count = parts.calibration.len().min(most);
+    let indices = parts.calibration[..count].to_vec();
+    network.calibrate(Samples::new(&parts.data, indices, &network.evaluator)?)
+}
+
+/// The network of what was found, fitted to all calibration samples; `searched` is the one that was
+/// searched.
+pub(super) fn fitted<'a>(
+    dense: &'a Dense,
+    whole: &Whole<'_>,
+    parts: Option<&Parts>,
+    found: &mut Found,
+    searched: Option<Network<'a>>,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<(Network<'a>, Compressed)> {
+    let mut network = match searched {
+        Some(network) => network,
+        None => plain(dense, whole, options)?,
+    };
+    // Statistics matter to what is factorized only.
+    if let Some(parts) = parts.filter(|_| found.choices.iter().any(Option::is_some)) {
+        let seen = network.calibration.as_ref().map_or(0, Samples::len);
+        if seen < parts.calibration.len() || network.options.rows_per_input != ROWS.1 {
+            found.compressed = None;
+            calibrate(&mut network, parts, true, options, progress)?;
+        }
+    }
+    let compressed = match found.compressed.take() {
+        Some(compressed) => compressed,
+        None => network.compress(
+            &found.choices,
+            &network.dense(),
+            &mut Snapshots::new(0),
+            &mut found.effort,
+        )?,
+    };
+    Ok((network, compressed))
+}
+
+/// Multiply-accumulates of a refit of all layers to all of so many samples: of the network's runs, and
+/// of the layers' moments.
+fn refit_macs(network: &Network<'_>, samples: usize) -> f64 {
+    let layers = network.layers.iter().zip(&network.extents);
+    layers
+        .filter_map(|(layer, at)| {
+            let map = layer.map.as_ref()?;
+            let columns = map.columns as f64;
+            let positions = samples as f64 * at.output as f64;
+            let rows = positions.min((ROWS.1 as f64 * columns).clamp(4096.0, 131_072.0));
+            // Fewer rows than columns: products of rows, in `f64`.
+            let moments = if rows < columns {
+                ROW_FORM * rows * rows * columns
+            } else {
+                rows * columns * columns
+            };
+            let run = positions * columns * map.rows as f64;
+            Some(map.groups as f64 * (run + moments))
+        })
+        .sum()
+}
+
+/// Gives the layers the metrics of their outputs, where these are asked for and can be had.
+fn weigh(network: &mut Network<'_>, parts: &Parts, progress: &dyn Progress) -> Result<()> {
+    if network.options.statistics < Statistics::Loss {
+        return Ok(());
+    }
+    let count = parts.calibration.len().min(WEIGHED);
+    let indices = parts.calibration[..count].to_vec();
+    let samples = Samples::new(&parts.data, indices, &network.evaluator)?;
+    let scorer = network.scorer(&samples, None, false)?;
+    match network.weigh(&samples, &scorer) {
+        // Only training needs gradients: factors can do without.
+        Err(error @ (Error::Node { .. } | Error::DataMismatch { .. })) => {
+            progress.warn(&format!("no gradients ({error}): errors in all directions count alike"));
+            Ok(())
+        }
+        other => other,
+    }
+}
