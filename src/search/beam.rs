@@ -63,10 +63,10 @@ struct Search<'a, 'm> {
 ///
 /// A level starts from an allocation of the beam. Layer errors are taken anew on the inputs that its
 /// network has, where they hold what earlier layers do to later ones, and weighed by what changes of
-/// single layers were measured to do in place ([`probe()`]); the allocation that is best by them, and exchanges of a few layers' budget on the way there, are refitted and scored. Scores are
-/// compared sample by sample, on growing parts of them: what is worse by three standard errors of the
-/// difference is given up early, and
-/// only a gain above its standard error takes the best one's place.
+/// single layers were measured to do in place. The allocation that is best by them, and exchanges of
+/// a few layers' budget on the way there, are refitted and scored. Scores are compared sample by
+/// sample, on growing parts of them: what is worse by three standard errors of the difference is
+/// given up early, and only a gain above its standard error takes the best one's place.
 ///
 /// # Errors
 /// When a network can't be run, or the run is interrupted.
