@@ -31,6 +31,9 @@ const FEW: usize = 96;
 /// tried in lost.
 const PROBE_AGAIN: f64 = 0.97;
 
+/// Levels in a row that leave the best network where it is, after which the search ends.
+const FRUITLESS: usize = 3;
+
 /// A network scored on all samples.
 struct Candidate {
     allocation: Allocation,
@@ -92,18 +95,24 @@ pub fn beam(
     let predicted = prediction.loss(problem.options, &first);
     let first = search.measure(first, None, predicted)?;
     let mut beam: Vec<Candidate> = first.into_iter().collect();
+    let mut fruitless = 0;
     search.effort.stopped = loop {
+        if fruitless >= FRUITLESS {
+            break "no change gains";
+        }
         if let Some(reason) = search.exhausted() {
             break reason;
         }
         let Some(at) = beam.iter().position(|c| !c.expanded) else { break "no change gains" };
         beam[at].expanded = true;
         let found = search.level(&beam[at], &beam[0])?;
+        fruitless += 1;
         for candidate in found {
             // The first place is for what is better beyond its noise, the others go by the mean.
             let better = Difference::of(&candidate.losses, &beam[0].losses).is_better();
             let behind = beam[1..].iter().position(|c| candidate.loss < c.loss);
             let place = if better { 0 } else { behind.map_or(beam.len(), |at| at + 1) };
+            fruitless = if better { 0 } else { fruitless };
             beam.insert(place, candidate);
         }
         beam.truncate(limits.beam.max(1));
@@ -201,6 +210,9 @@ impl Search<'_, '_> {
         let options = network.revised(self.problem.options, &parent.compressed)?;
         let losses = self.prediction.losses(&options);
         if parent.loss < PROBE_AGAIN * self.probed && self.has_room_for_probes() {
+            // The probes keep states of their own: never both at once.
+            self.calibration_snapshots.forget(0);
+            self.search_snapshots.forget(0);
             let found =
                 probe(self.problem, self.scorer, &parent.allocation, &losses, &mut self.effort)?;
             self.probes.extend(found);
