@@ -16,8 +16,8 @@ pub use crate::search::Statistics;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
     /// How many times smaller the target becomes: what the original costs / what the output may
-    /// cost. More than 1. Default: none, which leaves it to the bound
-    /// of what may be lost, or factorizes nothing.
+    /// cost. More than 1. Default: none, which leaves it to the bound of what may
+    /// be lost, or factorizes nothing.
     pub ratio: Option<f64>,
     /// The cost that the ratio divides. Default: bytes.
     pub target: Target,

@@ -180,6 +180,16 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
     report.quantization = quantized;
     quantization::fill_report(&mut report, &layers, &plan, options);
     result::check_targets(&mut report, options);
+    if options.ratio.is_none()
+        && options.max_drop.is_some()
+        && found.choices.iter().all(Option::is_none)
+    {
+        report.warnings.push(
+            "nothing could be factorized within --max-drop: allow more, or give more samples for \
+             a smaller standard error"
+                .to_owned(),
+        );
+    }
     if parts.is_none() {
         report.warnings.push(
             "no data: everything comes from the weights alone; give --data for a far better result"

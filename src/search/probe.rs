@@ -64,6 +64,9 @@ pub fn probe(
         if progress.interrupted() {
             return Err(Error::Interrupted);
         }
+        if limits.exceeded(effort.evaluations).is_some() {
+            break;
+        }
         let Some((option, predicted)) = change(&losses[l], allocation[l], CHANGE * total) else {
             continue;
         };
