@@ -1,5 +1,6 @@
 //! What a run can be told, apart from its files.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::factorize::Scheme;
@@ -21,6 +22,9 @@ pub struct Options {
     pub ratio: Option<f64>,
     /// The cost that the ratio divides. Default: bytes.
     pub target: Target,
+    /// Where times of layers are kept for a target of latency. One of another machine decides as it is;
+    /// to one of this machine what it lacks is added. Default: none, which measures all of them anew.
+    pub latency_table: Option<PathBuf>,
     /// What weights are stored as; with a ratio of bytes both together reach it. Default: none, which
     /// leaves them as they are.
     pub quantize: Option<Form>,
@@ -132,6 +136,7 @@ impl Default for Options {
         Self {
             ratio: None,
             target: Target::Bytes,
+            latency_table: None,
             quantize: None,
             rounding: Rounding::Compensated,
             block: 64,

@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 fn layers(options: &[Vec<(u64, f64)>]) -> (Vec<LayerOptions>, Vec<Vec<f64>>) {
     let option = |&(params, error): &(u64, f64)| LayerOption {
         choice: None,
-        cost: Cost { params, macs: 3 * params, bytes: 4 * params },
+        cost: Cost { params, macs: 3 * params, bytes: 4 * params, ..Cost::default() },
         error,
     };
     let layer = |forms: &Vec<(u64, f64)>| {

@@ -232,3 +232,40 @@ fn corrections_join_the_bias_that_follows() {
         "what belongs to no layer stays"
     );
 }
+
+/// Times of layers are measured once; a table of another machine is used as it is, or refused.
+#[test]
+fn a_target_of_latency_takes_times_from_a_table() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (table, out) = (dir.path().join("table.json"), dir.path().join("out.onnx"));
+    let (report, code) = json(&format!("bench mnist_conv.onnx --table {} --json", table.display()));
+    assert_eq!(code, 0);
+    let ms = |name: &str| report[name].as_f64().expect("a number");
+    assert!(
+        ms("model_ms") > 0.0 && ms("layers_ms") > 0.0 && ms("layers_ms") < 2.0 * ms("model_ms")
+    );
+
+    let line = format!(
+        "mnist_conv.onnx {} --ratio 1.3 --target latency --latency-table {} --force --json",
+        out.display(),
+        table.display()
+    );
+    let text = std::fs::read_to_string(&table).expect("the table");
+    let foreign = text.replace(report["machine"].as_str().expect("a name"), "another machine");
+    assert_ne!(text, foreign);
+    std::fs::write(&table, &foreign).expect("written");
+    let (report, code) = json(&line);
+    // How fast the file is in the end, the machine decides.
+    assert!(code == 0 || code == 3, "{code}");
+    assert_eq!(report["ratio"]["target"], "latency");
+    assert!(report["output"]["macs"].as_u64() < report["model"]["macs"].as_u64());
+    assert_eq!(std::fs::read_to_string(&table).expect("the table"), foreign, "nothing was lacking");
+
+    let mut lacking: Value = serde_json::from_str(&foreign).expect("JSON");
+    lacking["layers"] = serde_json::json!({});
+    std::fs::write(&table, lacking.to_string()).expect("written");
+    let output = run(&line);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(error.contains("another machine") && error.contains("bench"), "{error}");
+}

@@ -245,10 +245,16 @@ pub struct BenchArgs {
     #[arg(value_name = "A")]
     pub a: PathBuf,
     /// The second model
-    #[arg(value_name = "B")]
-    pub b: PathBuf,
+    #[arg(value_name = "B", required_unless_present = "table", conflicts_with = "table")]
+    pub b: Option<PathBuf>,
+    /// Measure the layers of one model instead, in every form that they can have, and keep the times
+    /// here: for `--target latency --latency-table FILE` on another machine
+    #[arg(long, value_name = "FILE")]
+    pub table: Option<PathBuf>,
     #[command(flatten)]
     pub shapes: ShapeArgs,
+    #[command(flatten)]
+    pub layers: LayerArgs,
     /// Runs of each model
     #[arg(long, value_name = "N", default_value = "50", value_parser = values::at_least_one)]
     pub runs: usize,

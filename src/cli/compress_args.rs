@@ -26,9 +26,13 @@ pub struct CompressArgs {
     #[arg(long, value_name = "R", required_unless_present_any = ["quantize", "max_drop"],
           value_parser = values::ratio, allow_negative_numbers = true)]
     ratio: Option<f64>,
-    /// What the ratio divides: bytes, params, macs
+    /// What the ratio divides: bytes, params, macs, latency (time in tract)
     #[arg(long, value_name = "COST", default_value_t)]
     target: Target,
+    /// Times of layers for a target of latency: measured once and kept here, or brought from the device
+    /// (`onnx-bsr bench --table`)
+    #[arg(long, value_name = "FILE")]
+    latency_table: Option<PathBuf>,
     #[command(flatten)]
     shapes: ShapeArgs,
     /// top1, top5, agreement, cosine, relative-error, mse [default: by labels and outputs]
@@ -215,6 +219,7 @@ impl CompressArgs {
             options: Options {
                 ratio: self.ratio,
                 target: self.target,
+                latency_table: self.latency_table,
                 quantize: self.quantization.quantize,
                 rounding: self.quantization.rounding,
                 block: self.quantization.block,

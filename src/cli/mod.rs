@@ -17,6 +17,7 @@ use serde::Serialize;
 
 use crate::compress;
 use crate::error::{Error, Result};
+use crate::options::Options;
 use crate::report::{self, View};
 
 use args::{Cli, Command, Common};
@@ -111,8 +112,14 @@ fn dispatch(cli: Cli, bar: &Bar) -> Result<u8> {
             Ok(DONE)
         }
         Some(Command::Bench(args)) => {
-            let report = compress::bench(&args.a, &args.b, &args.shapes.shape, args.runs, bar)?;
-            show(&report, &common, bar)?;
+            let (a, shapes) = (&args.a, &args.shapes.shape);
+            if let Some(table) = &args.table {
+                let options = Options { threads: common.threads, ..args.layers.options() };
+                show(&compress::bench_table(a, table, shapes, &options, bar)?, &common, bar)?;
+            } else {
+                let b = args.b.as_deref().unwrap_or(a);
+                show(&compress::bench(a, b, shapes, args.runs, bar)?, &common, bar)?;
+            }
             Ok(DONE)
         }
     }

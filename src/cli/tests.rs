@@ -50,12 +50,13 @@ fn every_flag_arrives() {
          --decay 0.5 --lr 0.01 --train-batch 32 --distill 0.25 --msr 0.5 --msr-power 1 --match a,b \
          --match-weight 0.5 --train-memory 64M --stages 2 --augment \
          flip,shift --resume st --threads 2 --save-plan p --force --max-drop 1.5 --shape i=1x2 \
-         --quantize int4 --rounding nearest --block 32 \
+         --latency-table lt --quantize int4 --rounding nearest --block 32 \
          --range entropy --signed --seven-bits --float-ends --json -vv",
     );
     let options = Options {
         ratio: Some(2.0),
         target: Target::Macs,
+        latency_table: Some("lt".into()),
         schemes: vec![Scheme::ChannelOut, Scheme::Tucker],
         include: vec!["x*".into(), "y".into()],
         exclude: vec!["z".into()],

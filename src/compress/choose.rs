@@ -7,6 +7,7 @@ use super::parts::Parts;
 use super::result;
 use super::smallest::smallest;
 use super::statistics::{calibrate_for_search, plain, quick};
+use super::timing::Timed;
 use crate::error::{Error, Result};
 use crate::layer::{Filter, find};
 use crate::onnx::Model;
@@ -98,12 +99,10 @@ impl<'a> Ground<'a> {
         let mut network = plain(dense, whole, options)?;
         calibrate_for_search(&mut network, parts, options, progress)?;
         let quick = quick(&network, dense, whole, parts, options)?;
-        let forms =
-            network.layer_options(&options.schemes, options.rank_multiple, options.target)?;
+        let (forms, total, rest) = forms(&network, dense, whole, options, progress)?;
         let samples = Samples::new(&parts.data, parts.search.clone(), &network.evaluator)?;
         let imitation = network.scorer(&samples, None, false)?;
         let scorer = network.scorer(&samples, options.metric, true)?;
-        let (total, rest) = costs(&network, dense, whole, &forms, options.target)?;
         Ok(Self { network, quick, forms, samples, scorer, imitation, total, rest })
     }
 
@@ -230,9 +229,7 @@ pub(super) fn choose<'a>(
             reason: "without --data nothing tells what is lost; give --data or --ratio".to_owned(),
         })?;
         let network = plain(dense, whole, options)?;
-        let forms =
-            network.layer_options(&options.schemes, options.rank_multiple, options.target)?;
-        let (total, rest) = costs(&network, dense, whole, &forms, options.target)?;
+        let (forms, total, rest) = forms(&network, dense, whole, options, progress)?;
         let budget = budget(total, rest, &forms, options.target, ratio)?;
         let losses = Prediction::new(vec![1.0; forms.len()]).losses(&forms);
         let found = search::start(&forms, &losses, budget).unwrap_or_default();
@@ -255,31 +252,45 @@ pub(super) fn choose<'a>(
     Ok((found, ground.network))
 }
 
-/// What the original costs, and what of the compressed model is no layer's.
-fn costs(
+/// The forms that layers can take, with what the original costs, and what of the compressed model is no
+/// layer's.
+fn forms(
     network: &Network<'_>,
     dense: &Dense,
     whole: &Whole<'_>,
-    forms: &[LayerOptions],
-    resource: Target,
-) -> Result<(u64, u64)> {
-    let stored: u64 = forms.iter().map(|f| resource.of(&f.stored)).sum();
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<(Vec<LayerOptions>, u64, u64)> {
+    let resource = options.target;
+    let mut forms = network.layer_options(&options.schemes, options.rank_multiple)?;
+    let timed = Timed { model: &dense.model, layers: &network.layers, sample: whole.sample };
+    let table = options.latency_table.as_deref();
     let cost = |model: &Model| -> Result<u64> {
         Ok(match resource {
             Target::Bytes => model.encoded_len(),
             Target::Params => quantize::params(model),
             Target::Macs => {
                 let layers = find(model, &Filter::default())?;
+                let stored = forms.iter().map(|f| f.stored.macs).sum();
                 result::macs(model, &layers, whole.sample.to_vec())?.unwrap_or(stored)
             }
+            Target::Latency => 0,
         })
     };
     // What is not factorized may still be stored in fewer bits.
-    let kept = match resource {
-        Target::Bytes => network.price.model(&dense.model)?,
-        _ => cost(&dense.model)?,
+    let (total, kept) = match resource {
+        Target::Bytes => (cost(whole.model)?, network.price.model(&dense.model)?),
+        Target::Latency => {
+            let total = timed.price(&mut forms, table, progress)?;
+            (total, total)
+        }
+        _ => (cost(whole.model)?, cost(&dense.model)?),
     };
-    Ok((cost(whole.model)?, kept.saturating_sub(stored)))
+    let stored: u64 = forms.iter().map(|f| resource.of(&f.stored)).sum();
+    for forms in &mut forms {
+        forms.prune(|cost| resource.of(cost));
+    }
+    Ok((forms, total, kept.saturating_sub(stored)))
 }
 
 /// What the compressible layers may cost together.

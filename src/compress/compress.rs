@@ -204,6 +204,9 @@ fn reached(report: &Report, target: Target) -> f64 {
         Target::Bytes => (report.model.bytes, report.output.bytes),
         Target::Params => (report.model.params, report.output.params),
         Target::Macs => (report.model.macs.unwrap_or(0), report.output.macs.unwrap_or(0)),
+        Target::Latency => {
+            return report.latency_ms.as_ref().map_or(1.0, |ms| ms.original / ms.output);
+        }
     };
     before as f64 / after.max(1) as f64
 }

@@ -14,6 +14,7 @@ mod result;
 mod smallest;
 mod statistics;
 mod target;
+mod timing;
 mod training;
 
 use std::path::{Path, PathBuf};
@@ -25,7 +26,7 @@ use crate::onnx::Model;
 use crate::options::Options;
 use crate::validate::Session;
 
-pub use bench::bench;
+pub use bench::{bench, bench_table};
 pub use check::{Check, check};
 pub use compress::{apply, compress};
 pub use eval::{Eval, Runtime, eval};

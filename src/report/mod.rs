@@ -13,8 +13,8 @@ mod tests;
 use serde::Serialize;
 
 pub use models::{
-    BenchReport, CheckOutput, CheckReport, EvalMetric, EvalReport, InspectLayer, InspectModel,
-    InspectReport, InspectTotals, InspectValue,
+    BenchReport, BenchTable, CheckOutput, CheckReport, EvalMetric, EvalReport, InspectLayer,
+    InspectModel, InspectReport, InspectTotals, InspectValue,
 };
 pub use size::{gzip_bytes, peak_rss_bytes};
 pub use text::View;

@@ -134,3 +134,19 @@ pub struct BenchReport {
     pub ratio: f64,
     pub warnings: Vec<String>,
 }
+
+/// A table of latencies that was measured.
+#[derive(Clone, Debug, Serialize)]
+#[allow(missing_docs)]
+pub struct BenchTable {
+    pub schema_version: u32,
+    pub path: String,
+    pub machine: String,
+    pub runtime: String,
+    /// Layers that have times in every form that they can have.
+    pub layers: usize,
+    /// One run of the whole model.
+    pub model_ms: f64,
+    /// One of each of these layers, alone.
+    pub layers_ms: f64,
+}

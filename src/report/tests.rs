@@ -165,6 +165,18 @@ fn bench() -> BenchReport {
     }
 }
 
+fn bench_table() -> BenchTable {
+    BenchTable {
+        schema_version: SCHEMA_VERSION,
+        path: "table.json".into(),
+        machine: "x86_64 a processor".into(),
+        runtime: "tract".into(),
+        layers: 3,
+        model_ms: 2.0,
+        layers_ms: 1.5,
+    }
+}
+
 /// The paths of all fields in a value, as `docs/json.md` spells them.
 fn paths(value: &Value, prefix: &str, found: &mut BTreeSet<String>) {
     match value {
@@ -202,6 +214,7 @@ fn every_field_is_documented_and_no_other() {
         ("Eval", json(&eval())),
         ("Check", json(&check())),
         ("Bench", json(&bench())),
+        ("Bench table", json(&bench_table())),
     ] {
         let mut found = BTreeSet::new();
         paths(&serde_json::from_str(&json).expect("JSON"), "", &mut found);
@@ -258,8 +271,13 @@ fn text_leaves_out_what_is_not_known() {
     };
     let text = report.text(false);
     assert!(!text.contains("top1") && !text.contains("latency") && text.contains("params"));
-    for text in [inspect().text(false), eval().text(false), check().text(false), bench().text(true)]
-    {
+    for text in [
+        inspect().text(false),
+        eval().text(false),
+        check().text(false),
+        bench().text(true),
+        bench_table().text(true),
+    ] {
         assert!(text.ends_with('\n') && text.lines().count() >= 1);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::models::{BenchReport, CheckReport, EvalReport, InspectReport};
+use super::models::{BenchReport, BenchTable, CheckReport, EvalReport, InspectReport};
 use super::table::{Style, Table, count, factor, figure, maybe_count, shape};
 use super::{Action, Layer, Report};
 
@@ -394,5 +394,21 @@ impl View for BenchReport {
         );
         warnings(&mut out, &self.warnings, style);
         out
+    }
+}
+
+impl View for BenchTable {
+    fn text(&self, colour: bool) -> String {
+        let style = Style(colour);
+        format!(
+            "{} {}: {} {} take {} of the model's {} ms in {}\n",
+            style.bold("latency table"),
+            self.path,
+            count(self.layers as u64),
+            if self.layers == 1 { "layer" } else { "layers" },
+            figure(self.layers_ms),
+            figure(self.model_ms),
+            self.runtime
+        )
     }
 }

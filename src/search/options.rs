@@ -74,7 +74,8 @@ impl LayerOptions {
                 }
                 let params = params + bias(layer, map);
                 let bytes = bytes(layer, map, Some(choice), price) + overhead;
-                let cost = Cost { params, macs: choice.macs(map, at), bytes };
+                let macs = choice.macs(map, at);
+                let cost = Cost { params, macs, bytes, ..Cost::default() };
                 let error = (error / energy.max(f64::MIN_POSITIVE)).min(1.0);
                 options.push(LayerOption { choice: Some(choice), cost, error });
             }
@@ -154,7 +155,7 @@ fn stored(layer: &Layer, at: Extent, price: Price) -> Cost {
         bytes(layer, map, None, price) - 4 * added
     };
     let bytes = layer.map.as_ref().map_or(4 * params, own);
-    Cost { params, macs: products * at.output, bytes }
+    Cost { params, macs: products * at.output, bytes, ..Cost::default() }
 }
 
 /// The layer with a weight of its own shape, as a refit leaves it.
