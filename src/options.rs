@@ -50,8 +50,8 @@ pub struct Options {
     /// Globs of node or weight names: these layers are not factorized. Quantization is for all weights
     /// all the same. Default: empty.
     pub exclude: Vec<String>,
-    /// Ranks are multiples of this, at least 1. Default: 1.
-    pub rank_multiple: usize,
+    /// What ranks are multiples of. Default: 1.
+    pub rank_multiple: RankMultiple,
     /// Candidates that survive a level of the search, at least 1. Default: 4.
     pub beam: usize,
     /// Networks that the search may score, each counted once however few samples it took.
@@ -60,6 +60,9 @@ pub struct Options {
     /// Time after which the search ends with the best it has. Runs that hit it are no longer
     /// repeatable. Default: none.
     pub time_limit: Option<Duration>,
+    /// Folder where scores of networks are kept: a search that was interrupted, or that is repeated with
+    /// other bounds, does not run again what it has scored. Default: none.
+    pub cache_dir: Option<PathBuf>,
     /// How ranks are chosen. Default: beam.
     pub search: SearchMode,
     /// What the factors are fitted to. Default: loss.
@@ -147,10 +150,11 @@ impl Default for Options {
             schemes: Scheme::ALL.to_vec(),
             include: Vec::new(),
             exclude: Vec::new(),
-            rank_multiple: 1,
+            rank_multiple: RankMultiple::Of(1),
             beam: 4,
             max_evals: None,
             time_limit: None,
+            cache_dir: None,
             search: SearchMode::Beam,
             statistics: Statistics::Loss,
             calibration_samples: 2000,
@@ -175,6 +179,15 @@ impl Default for Options {
             max_drop: None,
         }
     }
+}
+
+/// The step of ranks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RankMultiple {
+    /// This one, at least 1.
+    Of(usize),
+    /// That at which the runtime gets faster on this machine.
+    Auto,
 }
 
 /// How ranks are chosen.

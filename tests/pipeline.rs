@@ -12,7 +12,7 @@ use onnx_bsr::error::Error;
 use onnx_bsr::factorize::Scheme;
 use onnx_bsr::graph;
 use onnx_bsr::onnx::Model;
-use onnx_bsr::options::{Options, SearchMode, Statistics, Target};
+use onnx_bsr::options::{Options, RankMultiple, SearchMode, Statistics, Target};
 use onnx_bsr::progress::{Progress, Silent};
 use onnx_bsr::report::{Action, Report};
 use onnx_bsr::validate::{Session, random_inputs};
@@ -213,7 +213,8 @@ fn every_mode_keeps_the_budget() {
     assert!(params.output.params * 2 <= params.model.params);
     let (macs, _) = run(&|o| (o.search, o.target) = (SearchMode::Start, Target::Macs));
     assert!(macs.output.macs.unwrap() * 2 <= macs.model.macs.unwrap());
-    let (rounded, _) = run(&|o| (o.search, o.rank_multiple) = (SearchMode::Start, 4));
+    let (rounded, _) =
+        run(&|o| (o.search, o.rank_multiple) = (SearchMode::Start, RankMultiple::Of(4)));
     let ranks: Vec<usize> =
         rounded.layers.iter().flat_map(|l| [l.rank, l.rank_in]).flatten().collect();
     assert!(!ranks.is_empty() && ranks.iter().all(|r| r % 4 == 0), "{ranks:?}");
@@ -341,4 +342,37 @@ fn interrupted_runs_write_nothing() {
         let files = fs::read_dir(folder.path()).unwrap().count();
         assert_eq!(files, 2, "the samples, and what was there");
     }
+}
+
+/// A search that was interrupted goes on from the scores it kept, and ends with the same file.
+#[test]
+fn scores_outlast_an_interruption() {
+    /// Interrupts after so many steps of the search.
+    struct Impatient(std::sync::Mutex<(bool, u32)>);
+    impl Progress for Impatient {
+        fn phase(&self, name: &str, _: Option<u64>) {
+            self.0.lock().unwrap().0 = name == "search";
+        }
+        fn step(&self, _: u64, _: &str) {
+            let mut state = self.0.lock().unwrap();
+            state.1 += u32::from(state.0);
+        }
+        fn warn(&self, _: &str) {}
+        fn interrupted(&self) -> bool {
+            self.0.lock().unwrap().1 >= 4
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (first, second) = (folder.path().join("a.onnx"), folder.path().join("b.onnx"));
+    let plain = compress(&request(&first, 4.0), &Silent).unwrap();
+    let mut kept = request(&second, 4.0);
+    kept.options.cache_dir = Some(folder.path().join("cache"));
+    let impatient = Impatient(std::sync::Mutex::new((false, 0)));
+    assert!(matches!(compress(&kept, &impatient), Err(Error::Interrupted)));
+    let resumed = compress(&kept, &Silent).unwrap();
+    assert_eq!(fs::read(&first).unwrap(), fs::read(&second).unwrap());
+    let passes = |report: &Report| report.search.as_ref().unwrap().layer_passes;
+    assert!(passes(&resumed) < passes(&plain), "{} {}", passes(&resumed), passes(&plain));
+    let again = compress(&Request { force: true, ..kept }, &Silent).unwrap();
+    assert!(passes(&again) < passes(&resumed));
 }

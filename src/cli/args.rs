@@ -9,7 +9,7 @@ use super::values;
 use crate::compress::{DataSource, Runtime};
 use crate::dataset::{ChannelOrder, Layout, Preprocess, Resize};
 use crate::factorize::Scheme;
-use crate::options::Options;
+use crate::options::{Options, RankMultiple};
 use crate::score::MetricKind;
 
 /// Makes trained ONNX models small and fast: low-rank factors whose ranks are chosen jointly on
@@ -151,9 +151,9 @@ pub struct LayerArgs {
     /// channel, channel-in, spatial, tucker, matrix [default: all]
     #[arg(long, value_name = "A,B,..", value_delimiter = ',')]
     schemes: Vec<Scheme>,
-    /// Ranks are multiples of this
-    #[arg(long, value_name = "N", default_value = "1", value_parser = values::at_least_one)]
-    rank_multiple: usize,
+    /// Ranks are multiples of this; `auto` is the step at which tract gets faster here
+    #[arg(long, value_name = "N", default_value = "1", value_parser = values::rank_multiple)]
+    rank_multiple: RankMultiple,
 }
 
 impl LayerArgs {

@@ -112,6 +112,9 @@ struct SearchArgs {
     /// End the search after this time: 90, 90s, 2m
     #[arg(long, value_name = "TIME", value_parser = values::duration)]
     time_limit: Option<Duration>,
+    /// Keep scores of networks in this folder, so that an interrupted search goes on where it was
+    #[arg(long, value_name = "DIR")]
+    cache_dir: Option<PathBuf>,
     /// What factors are fitted to: none, whitened, centred, sequential, loss
     #[arg(long, value_name = "WHICH", default_value_t)]
     statistics: Statistics,
@@ -230,6 +233,7 @@ impl CompressArgs {
                 beam: search.beam,
                 max_evals: search.max_evals,
                 time_limit: search.time_limit,
+                cache_dir: search.cache_dir,
                 search: search.search,
                 statistics: search.statistics,
                 calibration_samples: search.calibration_samples,

@@ -9,7 +9,7 @@ use crate::compress::Request;
 use crate::dataset::Resize;
 use crate::factorize::Scheme;
 use crate::options::{
-    Form, OptimizerKind, Options, Range, Rounding, SearchMode, Statistics, Target,
+    Form, OptimizerKind, Options, Range, RankMultiple, Rounding, SearchMode, Statistics, Target,
 };
 use crate::score::MetricKind;
 use crate::tune::Augmentation;
@@ -50,7 +50,7 @@ fn every_flag_arrives() {
          --decay 0.5 --lr 0.01 --train-batch 32 --distill 0.25 --msr 0.5 --msr-power 1 --match a,b \
          --match-weight 0.5 --train-memory 64M --stages 2 --augment \
          flip,shift --resume st --threads 2 --save-plan p --force --max-drop 1.5 --shape i=1x2 \
-         --latency-table lt --quantize int4 --rounding nearest --block 32 \
+         --latency-table lt --cache-dir cd --quantize int4 --rounding nearest --block 32 \
          --range entropy --signed --seven-bits --float-ends --json -vv",
     );
     let options = Options {
@@ -60,10 +60,11 @@ fn every_flag_arrives() {
         schemes: vec![Scheme::ChannelOut, Scheme::Tucker],
         include: vec!["x*".into(), "y".into()],
         exclude: vec!["z".into()],
-        rank_multiple: 8,
+        rank_multiple: RankMultiple::Of(8),
         beam: 3,
         max_evals: Some(9),
         time_limit: Some(Duration::from_secs(120)),
+        cache_dir: Some("cd".into()),
         search: SearchMode::Start,
         statistics: Statistics::None,
         calibration_samples: 5,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::options::RankMultiple;
 use crate::tune::Augmentation;
 
 /// `8` and `8x`, more than 1.
@@ -105,6 +106,14 @@ pub fn at_least_one(text: &str) -> Result<usize, String> {
         .ok()
         .filter(|&n| n > 0)
         .ok_or_else(|| "not a whole number of at least 1".to_owned())
+}
+
+/// A step of ranks: a whole number of at least 1, or `auto`.
+pub fn rank_multiple(text: &str) -> Result<RankMultiple, String> {
+    if text == "auto" {
+        return Ok(RankMultiple::Auto);
+    }
+    at_least_one(text).map(RankMultiple::Of).map_err(|reason| format!("{reason}, nor `auto`"))
 }
 
 /// A number that is not negative.

@@ -72,8 +72,9 @@ pub fn bench_table(
     let whole = Whole { model: &model, layers, sample: &sample };
     let dense = Dense::of(model.clone(), &whole.layers);
     let network = plain(&dense, &whole, options)?;
-    let mut forms = network.layer_options(&options.schemes, options.rank_multiple)?;
     let timed = Timed { model: &model, layers: &network.layers, sample: &sample };
+    let step = timed.step(options.rank_multiple, progress)?;
+    let mut forms = network.layer_options(&options.schemes, step)?;
     let total = timed.price(&mut forms, Some(path), progress)?;
     let layers_ns: u64 = forms.iter().map(|f| f.stored.nanoseconds).sum();
     Ok(BenchTable {

@@ -18,7 +18,7 @@ use crate::report;
 use crate::score::Scorer;
 use crate::search::{
     self, Budget, Compressed, Difference, Effort, LayerOptions, Limits, Network, Prediction,
-    Problem, Samples, Snapshots,
+    Problem, Samples, ScoreCache, Snapshots,
 };
 
 /// Bytes of prefix states that the search may hold for each of its two sets of samples.
@@ -82,6 +82,8 @@ pub(super) struct Ground<'a> {
     /// What the whole original costs, and the part of it that no choice changes.
     total: u64,
     rest: u64,
+    /// Scores of networks, of whatever ratio.
+    cache: ScoreCache,
 }
 
 impl<'a> Ground<'a> {
@@ -103,7 +105,15 @@ impl<'a> Ground<'a> {
         let samples = Samples::new(&parts.data, parts.search.clone(), &network.evaluator)?;
         let imitation = network.scorer(&samples, None, false)?;
         let scorer = network.scorer(&samples, options.metric, true)?;
-        Ok(Self { network, quick, forms, samples, scorer, imitation, total, rest })
+        let cache = match &options.cache_dir {
+            Some(folder) => {
+                let reference = scorer.reference_score()?;
+                let others = format!("{:?}", network.options);
+                ScoreCache::open(folder, ScoreCache::key(&forms, &reference.losses, &others))?
+            }
+            None => ScoreCache::default(),
+        };
+        Ok(Self { network, quick, forms, samples, scorer, imitation, total, rest, cache })
     }
 
     /// The largest ratio that can be had.
@@ -135,7 +145,9 @@ impl<'a> Ground<'a> {
             snapshot_bytes: SNAPSHOT_BYTES,
         };
         let quick = self.quick.as_ref().unwrap_or(network);
-        let problem = Problem { network, quick, options: forms, budget, samples, limits, progress };
+        let cache = &self.cache;
+        let problem =
+            Problem { network, quick, options: forms, budget, samples, cache, limits, progress };
         let sensitivity = search::sensitivities(problem, &self.imitation, &mut effort)?;
         let prediction = Prediction::new(sensitivity);
         let first = search::start(forms, &prediction.losses(forms), budget).unwrap_or_default();
@@ -262,8 +274,9 @@ fn forms(
     progress: &dyn Progress,
 ) -> Result<(Vec<LayerOptions>, u64, u64)> {
     let resource = options.target;
-    let mut forms = network.layer_options(&options.schemes, options.rank_multiple)?;
     let timed = Timed { model: &dense.model, layers: &network.layers, sample: whole.sample };
+    let step = timed.step(options.rank_multiple, progress)?;
+    let mut forms = network.layer_options(&options.schemes, step)?;
     let table = options.latency_table.as_deref();
     let cost = |model: &Model| -> Result<u64> {
         Ok(match resource {

@@ -70,7 +70,9 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
                 .to_owned(),
         });
     }
-    if options.factorizes() && layers.iter().all(|layer| layer.map.is_none()) {
+    // Fewer bits may be all that a bound of the loss alone leaves to do.
+    let only_bits = options.ratio.is_none() && options.quantize.is_some();
+    if options.factorizes() && !only_bits && layers.iter().all(|layer| layer.map.is_none()) {
         return Err(Error::UnsupportedModel {
             reason: "no layer can be factorized; `onnx-bsr inspect MODEL` says why".to_owned(),
         });

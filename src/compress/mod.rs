@@ -10,6 +10,7 @@ mod gentle;
 mod inspect;
 mod parts;
 mod quantization;
+mod rank_step;
 mod result;
 mod smallest;
 mod statistics;

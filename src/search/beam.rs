@@ -11,8 +11,7 @@ use super::snapshots::Snapshots;
 use super::start::start;
 use super::{Allocation, Effort, Prediction, Problem};
 use crate::error::{Error, Result};
-use crate::factorize::Choice;
-use crate::score::{Score, Scorer};
+use crate::score::Scorer;
 
 /// The steps of exchanges on a level, as shares of the budget.
 const STEPS: [f64; 3] = [0.08, 0.03, 0.01];
@@ -37,7 +36,8 @@ const FRUITLESS: usize = 2;
 /// A network scored on all samples.
 struct Candidate {
     allocation: Allocation,
-    compressed: Compressed,
+    /// The network; nothing where its scores were known.
+    compressed: Option<Compressed>,
     losses: Vec<f64>,
     loss: f64,
     /// Whether a level has started from it.
@@ -130,7 +130,8 @@ pub fn beam(
             search.effort.evaluations);
     };
     let best = beam.swap_remove(0);
-    Ok((best.allocation, best.compressed, search.effort))
+    let compressed = search.network_of(&best)?;
+    Ok((best.allocation, compressed, search.effort))
 }
 
 impl Search<'_, '_> {
@@ -153,17 +154,13 @@ impl Search<'_, '_> {
         predicted: f64,
     ) -> Result<Option<Candidate>> {
         self.seen.insert(allocation.clone());
-        let Problem { network, samples, options, progress, .. } = self.problem;
-        let choices = Network::choices(options, &allocation);
-        let first = differing(&choices, &self.base);
-        let compressed = network.compress(
-            &choices,
-            &self.base,
-            &mut self.calibration_snapshots,
-            &mut self.effort,
-        )?;
+        let Problem { network, samples, cache, progress, .. } = self.problem;
+        let name = format!("{allocation:?}");
+        let known = cache.get(&name).unwrap_or_default();
+        let first = self.differing(&allocation);
+        let mut compressed = None;
         self.effort.evaluations += 1;
-        let mut score = Score::default();
+        let mut losses: Vec<f64> = Vec::new();
         let mut done = 0;
         let mut worse = false;
         let all = samples.runs();
@@ -175,52 +172,87 @@ impl Search<'_, '_> {
             if end <= done || (best.is_none() && end < all) {
                 continue;
             }
-            let (snapshots, effort) = (&mut self.search_snapshots, &mut self.effort);
-            let (runs, scorer) = (done..end, self.scorer);
-            let part =
-                network.score(&compressed, samples, runs, scorer, first, snapshots, effort)?;
-            score.extend(part);
+            let count = samples.range(end - 1).end;
+            if known.len() >= count {
+                losses = known[..count].to_vec();
+            } else {
+                let built = match compressed.take() {
+                    Some(built) => built,
+                    None => self.compress(&allocation)?,
+                };
+                let (snapshots, effort) = (&mut self.search_snapshots, &mut self.effort);
+                let (runs, scorer) = (done..end, self.scorer);
+                let part =
+                    network.score(&built, samples, runs, scorer, first, snapshots, effort)?;
+                losses.extend(part.losses);
+                compressed = Some(built);
+            }
             done = end;
             if let Some(best) = best {
-                let difference = Difference::of(&score.losses, &best.losses);
+                let difference = Difference::of(&losses, &best.losses);
                 worse = difference.is_worse()
-                    || (end < all && difference.is_hopeless(score.len(), samples.len()));
+                    || (end < all && difference.is_hopeless(losses.len(), samples.len()));
                 if worse {
                     break;
                 }
             }
         }
-        let loss = score.mean_loss();
+        if losses.len() > known.len() {
+            cache.put(name, &losses);
+        }
+        let loss = losses.iter().sum::<f64>() / losses.len().max(1) as f64;
         if let Some(best) = best {
-            let difference = Difference::of(&score.losses, &best.losses);
+            let difference = Difference::of(&losses, &best.losses);
             self.effort.predicted.push((predicted, best.loss + difference.mean));
             log::debug!(target: "search", "{}: loss {loss:.5} on {} samples, {:+.5} +- {:.5} to the \
-                 best, predicted {predicted:.5}", self.effort.evaluations, score.len(),
+                 best, predicted {predicted:.5}", self.effort.evaluations, losses.len(),
                 difference.mean, difference.error);
         } else {
-            log::debug!(target: "search", "{}: loss {loss:.5}, metric {:.3}",
-                self.effort.evaluations, score.metric());
+            log::debug!(target: "search", "{}: loss {loss:.5}", self.effort.evaluations);
         }
         progress.step(self.effort.evaluations, &format!("loss {loss:.4}"));
-        let candidate =
-            Candidate { allocation, compressed, losses: score.losses, loss, expanded: false };
+        let candidate = Candidate { allocation, compressed, losses, loss, expanded: false };
         Ok((!worse).then_some(candidate))
     }
 
+    /// The network of an allocation, refitted from the first layer on in which it is another than the
+    /// base.
+    fn compress(&mut self, allocation: &Allocation) -> Result<Compressed> {
+        let Problem { network, options, .. } = self.problem;
+        let choices = Network::choices(options, allocation);
+        let (snapshots, effort) = (&mut self.calibration_snapshots, &mut self.effort);
+        network.compress(&choices, &self.base, snapshots, effort)
+    }
+
+    fn network_of(&mut self, candidate: &Candidate) -> Result<Compressed> {
+        match &candidate.compressed {
+            Some(compressed) => Ok(compressed.clone()),
+            None => self.compress(&candidate.allocation),
+        }
+    }
+
+    /// The first layer in which an allocation is another than the base.
+    fn differing(&self, allocation: &Allocation) -> usize {
+        let choices = Network::choices(self.problem.options, allocation);
+        (0..choices.len()).find(|&l| choices[l] != self.base.choices[l]).unwrap_or(choices.len())
+    }
+
     /// Makes a candidate the one whose prefix states are kept.
-    fn rebase(&mut self, parent: &Candidate) {
-        let first = differing(&parent.compressed.choices, &self.base);
+    fn rebase(&mut self, parent: &Candidate) -> Result<()> {
+        let compressed = self.network_of(parent)?;
+        let first = self.differing(&parent.allocation);
         self.calibration_snapshots.forget(first);
         self.search_snapshots.forget(first);
-        self.base = parent.compressed.clone();
+        self.base = compressed;
+        Ok(())
     }
 
     /// The allocations to be tried next, near `parent` and most promising first, with predicted losses.
     /// `None` where noise hides what they may gain.
     fn children(&mut self, parent: &Candidate) -> Result<Option<Vec<(Allocation, f64)>>> {
-        self.rebase(parent);
+        self.rebase(parent)?;
         let Problem { network, budget, .. } = self.problem;
-        let options = network.revised(self.problem.options, &parent.compressed)?;
+        let options = network.revised(self.problem.options, &self.base)?;
         let losses = self.prediction.losses(&options);
         if parent.loss < PROBE_AGAIN * self.probed && self.has_room_for_probes() {
             // The probes keep states of their own: never both at once.
@@ -267,9 +299,4 @@ impl Search<'_, '_> {
         let samples = self.problem.samples;
         samples.runs_of(((samples.len() as f64 * share) as usize).max(FEW))
     }
-}
-
-/// The first layer in which choices differ from a network's.
-fn differing(choices: &[Option<Choice>], network: &Compressed) -> usize {
-    (0..choices.len()).find(|&l| choices[l] != network.choices[l]).unwrap_or(choices.len())
 }

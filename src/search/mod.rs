@@ -12,6 +12,7 @@ use std::time::Instant;
 use crate::progress::Progress;
 
 mod beam;
+mod cache;
 mod gradients;
 mod moves;
 mod network;
@@ -29,6 +30,7 @@ mod snapshots;
 mod start;
 
 pub use beam::beam;
+pub use cache::ScoreCache;
 pub use network::{Network, NetworkOptions, Statistics, in_order, outputs, score, scorer};
 pub use options::{LayerOption, LayerOptions};
 pub use paper::paper;
@@ -57,6 +59,8 @@ pub struct Problem<'a, 'm> {
     pub budget: Budget,
     /// Samples that networks are scored on.
     pub samples: &'a Samples,
+    /// Scores that are known.
+    pub cache: &'a ScoreCache,
     /// When the search ends.
     pub limits: Limits,
     /// Is told what is done, and says when to stop.
