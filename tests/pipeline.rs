@@ -22,7 +22,12 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 fn source(name: &str) -> DataSource {
-    DataSource { path: fixture(name), labels: None, preprocess: Preprocess::default() }
+    DataSource {
+        path: fixture(name),
+        arrays: None,
+        labels: None,
+        preprocess: Preprocess::default(),
+    }
 }
 
 /// A short run on the digits: few samples, few networks scored.
@@ -37,6 +42,7 @@ fn request(output: &Path, ratio: f64) -> Request {
         shapes: Vec::new(),
         save_plan: None,
         force: false,
+        file_metric: None,
         options: Options {
             ratio: Some(ratio),
             max_evals: Some(12),
@@ -174,7 +180,8 @@ fn residual(folder: &Path, ratio: f64) -> Request {
     npy.extend(samples.iter().flat_map(|v| v.to_le_bytes()));
     let data = folder.join("samples.npy");
     fs::write(&data, npy).unwrap();
-    let data = DataSource { path: data, labels: None, preprocess: Preprocess::default() };
+    let data =
+        DataSource { path: data, arrays: None, labels: None, preprocess: Preprocess::default() };
     let request = request(&folder.join("out.onnx"), ratio);
     Request { input: path, data: Some(data), test: None, ..request }
 }

@@ -1,0 +1,1 @@
+use onnx_bsr as _;
