@@ -6,8 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use onnx_bsr::compress::{DataSource, Request, apply, compress, inspect};
-use onnx_bsr::dataset::{Dataset, Preprocess};
+use onnx_bsr::compress::{DataSource, Request, apply, compress, compress_bytes, inspect};
+use onnx_bsr::dataset::{Arrays, Dataset, Preprocess};
 use onnx_bsr::error::Error;
 use onnx_bsr::factorize::Scheme;
 use onnx_bsr::graph;
@@ -15,6 +15,7 @@ use onnx_bsr::onnx::Model;
 use onnx_bsr::options::{Options, SearchMode, Statistics, Target};
 use onnx_bsr::progress::{Progress, Silent};
 use onnx_bsr::report::{Action, Report};
+use onnx_bsr::tensor::Tensor;
 use onnx_bsr::validate::{Session, random_inputs};
 
 fn fixture(name: &str) -> PathBuf {
@@ -348,4 +349,29 @@ fn interrupted_runs_write_nothing() {
         let files = fs::read_dir(folder.path()).unwrap().count();
         assert_eq!(files, 2, "the samples, and what was there");
     }
+}
+
+/// From memory to memory the same is done as from file to file.
+#[test]
+fn memory_is_as_good_as_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = dir.path().join("out.onnx");
+    let on_files = Request { test: None, ..request(&output, 3.0) };
+    let report = compress(&on_files, &Silent).unwrap();
+
+    let model = fs::read(fixture("mnist_conv.onnx")).unwrap();
+    let inputs = graph::inputs(&Model::from_bytes(model.clone()).unwrap()).unwrap();
+    let data = source("mnist_train.npz").open(&inputs).unwrap();
+    let all: Vec<usize> = (0..data.len()).collect();
+    let images = data.batch(&all).unwrap();
+    let labels = data.all_labels().unwrap();
+    let labels = Tensor::from_vec(&[labels.len()], labels).unwrap();
+    let arrays = Arrays::in_order(images, Some(labels));
+    let held = DataSource::held(arrays, "held");
+    let (bytes, in_memory) =
+        compress_bytes(&model, &Request { data: Some(held), ..on_files }, &Silent).unwrap();
+    assert_eq!(bytes, fs::read(&output).unwrap());
+    let (a, b) = (report.metric.unwrap(), in_memory.metric.unwrap());
+    assert_eq!((a.samples, a.original, a.written), (b.samples, b.original, b.written));
+    assert!(b.source.ends_with("set aside from held") && in_memory.output.path.is_empty());
 }

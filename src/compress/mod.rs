@@ -68,6 +68,25 @@ pub struct Request {
     pub options: Options,
 }
 
+impl Request {
+    /// A request without data or files besides the model's.
+    pub fn new(input: impl Into<PathBuf>, output: impl Into<PathBuf>, options: Options) -> Self {
+        Self {
+            input: input.into(),
+            output: output.into(),
+            data: None,
+            test: None,
+            train: None,
+            resume: None,
+            shapes: Vec::new(),
+            save_plan: None,
+            force: false,
+            file_metric: None,
+            options,
+        }
+    }
+}
+
 /// Where samples are, and how they are prepared.
 #[derive(Clone, Debug)]
 pub struct DataSource {
@@ -82,6 +101,16 @@ pub struct DataSource {
 }
 
 impl DataSource {
+    /// A file or folder that has its labels with it, if any, prepared as is usual for its kind.
+    pub fn file(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), arrays: None, labels: None, preprocess: Preprocess::default() }
+    }
+
+    /// Arrays in memory, under a name for reports and messages.
+    pub fn held(arrays: Arrays, name: &str) -> Self {
+        Self { arrays: Some(arrays), ..Self::file(name) }
+    }
+
     /// Opens the data for the model at `path`, and the model in tract for that data.
     ///
     /// # Errors

@@ -1,0 +1,37 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+FIXTURES = ROOT / "fixtures"
+
+# Short runs: few samples, few networks scored.
+SHORT = {"calibration_samples": 150, "search_samples": 100, "search": "start"}
+
+
+@pytest.fixture(scope="session")
+def model():
+    return FIXTURES / "mnist_conv.onnx"
+
+
+@pytest.fixture(scope="session")
+def train():
+    return dict(np.load(FIXTURES / "mnist_train.npz"))
+
+
+@pytest.fixture(scope="session")
+def heldout():
+    return dict(np.load(FIXTURES / "mnist_heldout.npz"))
+
+
+@pytest.fixture(scope="session")
+def program():
+    """The command line's program."""
+    named = os.environ.get("ONNX_BSR_PROGRAM")
+    target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+    path = Path(named) if named else target / "release" / "onnx-bsr"
+    if not named and not path.is_file():
+        pytest.skip("no program: cargo build --release")
+    return path
