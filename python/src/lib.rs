@@ -11,6 +11,10 @@ use onnx_bsr::compress;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+/// As in the program: long runs make and drop many large arrays from several threads.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// A folder for files that go with this object.
 #[pyclass(frozen)]
 struct Scratch(compress::Scratch);
@@ -46,6 +50,7 @@ fn flags(command: Option<&str>) -> Vec<(String, String, bool, bool)> {
 
 #[pymodule(gil_used = false)]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    onnx_bsr::memory::keep_freed();
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<Scratch>()?;
     module.add_class::<samples::Samples>()?;

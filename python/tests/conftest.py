@@ -8,7 +8,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FIXTURES = ROOT / "fixtures"
 
 # Short runs: few samples, few networks scored.
-SHORT = {"calibration_samples": 150, "search_samples": 100, "search": "start"}
+SHORT = {"calibration_samples": 100, "search_samples": 60, "search": "start"}
 
 
 @pytest.fixture(scope="session")
@@ -18,12 +18,13 @@ def model():
 
 @pytest.fixture(scope="session")
 def train():
-    return dict(np.load(FIXTURES / "mnist_train.npz"))
+    """As many digits as a short run needs."""
+    return {name: array[:600] for name, array in np.load(FIXTURES / "mnist_train.npz").items()}
 
 
 @pytest.fixture(scope="session")
 def heldout():
-    return dict(np.load(FIXTURES / "mnist_heldout.npz"))
+    return {name: array[:400] for name, array in np.load(FIXTURES / "mnist_heldout.npz").items()}
 
 
 @pytest.fixture(scope="session")

@@ -31,9 +31,9 @@ def test_arrays_to_a_file_that_onnx_runtime_runs(model, train, heldout, tmp_path
     report = onnx_bsr.compress(model, output, ratio=4, data=train, test=heldout, **SHORT)
     assert report["ratio"]["reached"] >= 4 and report["missed"] == []
     assert output.stat().st_size == report["output"]["bytes"]
-    assert report["metric"]["name"] == "top1" and report["metric"]["samples"] == 1000
+    assert report["metric"]["name"] == "top1" and report["metric"]["samples"] == 400
     found = accuracy(output, heldout)
-    assert abs(found - report["metric"]["written"]) < 0.15 and found > 95
+    assert abs(found - report["metric"]["written"]) < 0.3 and found > 95
     assert report.model_bytes is None and report.plan is None
     assert [path.name for path in tmp_path.iterdir()] == ["small.onnx"]
 
@@ -55,13 +55,14 @@ def test_the_command_line_does_the_same(program, model, train, tmp_path):
     report = onnx_bsr.compress(
         model, ours, ratio=5, data=train, quantize=True, schemes=["channel", "matrix"], seed=3, **SHORT
     )
-    line = [program, model, theirs, "--ratio", "5", "--data", FIXTURES / "mnist_train.npz", "--quantize"]
+    np.savez(tmp_path / "digits.npz", **train)
+    line = [program, model, theirs, "--ratio", "5", "--data", tmp_path / "digits.npz", "--quantize"]
     line += ["--schemes", "channel,matrix", "--seed", "3", "--json"]
     line += [part for name, value in SHORT.items() for part in (f"--{name.replace('_', '-')}", str(value))]
     document = json.loads(subprocess.run(line, check=True, capture_output=True).stdout)
     assert ours.read_bytes() == theirs.read_bytes()
     assert report["metric"].pop("source").endswith("set aside from data")
-    assert document["metric"].pop("source").endswith("set aside from mnist_train.npz")
+    assert document["metric"].pop("source").endswith("set aside from digits.npz")
     for one in (report, document):
         for measured in ("seconds", "latency_ms", "peak_rss_bytes"):
             one[measured] = one[measured] and True
@@ -99,8 +100,8 @@ def test_inspect_evaluate_check_bench(model, heldout):
     listing = onnx_bsr.inspect(model, include=["*"])
     assert listing["totals"]["params"] > 1e5 and any(layer["eligible"] for layer in listing["layers"])
     whole = onnx_bsr.evaluate(model, heldout)
-    assert whole["runtime"] == "tract" and whole["metric"]["samples"] == 1000
-    assert abs(whole["metric"]["value"] - accuracy(model, heldout)) < 0.15
+    assert whole["runtime"] == "tract" and whole["metric"]["samples"] == 400
+    assert abs(whole["metric"]["value"] - accuracy(model, heldout)) < 0.3
     assert onnx_bsr.evaluate(model, heldout, runtime="native")["metric"] == whole["metric"]
     images = {"x": images_of(heldout)[:50]}
     report = onnx_bsr.evaluate(model, images, reference=model.read_bytes(), metric="cosine")

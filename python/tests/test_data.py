@@ -67,14 +67,14 @@ def test_forms(model, parts, expected):
         "tuple": (images, labels),
         "tensors": (Tensor(images), Tensor(labels)),
         "generator": batches(images, labels),
-        "loader": Loader(lambda: ((Tensor(x), Tensor(y)) for x, y in batches(images, labels, 333))),
+        "loader": Loader(lambda: ((Tensor(x), Tensor(y)) for x, y in batches(images, labels, 133))),
         "lists": [[x, y] for x, y in batches(images, labels)],
-        "dicts": [{"labels": y, name: x} for x, y in batches(images, labels, 500)],
+        "dicts": [{"labels": y, name: x} for x, y in batches(images, labels, 300)],
         "dict and labels": [({name: x}, y) for x, y in batches(images, labels)],
     }
     for form, data in forms.items():
         assert onnx_bsr.evaluate(model, data)["metric"] == expected, form
-    unlabelled = [images[:500], images[500:]]
+    unlabelled = [images[:150], images[150:]]
     assert onnx_bsr.evaluate(model, unlabelled, labels=labels)["metric"] == expected
     assert onnx_bsr.evaluate(model, images, labels=list(labels))["metric"] == expected
 

@@ -66,6 +66,8 @@ class _Work:
         metric = self.own.get("metric")
         if callable(metric):
             self.metric = getattr(metric, "__name__", type(metric).__name__), metric
+            # Holds the function's place: with a metric of files no data are needed.
+            line.append("--metric=cmd:function")
         elif metric is not None:
             line.append(f"--metric={metric}")
         line += arguments(self.function, self.known, self.options)
