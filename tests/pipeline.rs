@@ -6,8 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use onnx_bsr::compress::{DataSource, Request, apply, compress, inspect};
-use onnx_bsr::dataset::{Dataset, Preprocess};
+use onnx_bsr::compress::{DataSource, Request, apply, compress, compress_bytes, inspect};
+use onnx_bsr::dataset::{Arrays, Dataset, Preprocess};
 use onnx_bsr::error::Error;
 use onnx_bsr::factorize::Scheme;
 use onnx_bsr::graph;
@@ -15,6 +15,7 @@ use onnx_bsr::onnx::Model;
 use onnx_bsr::options::{Options, RankMultiple, SearchMode, Statistics, Target};
 use onnx_bsr::progress::{Progress, Silent};
 use onnx_bsr::report::{Action, Report};
+use onnx_bsr::tensor::Tensor;
 use onnx_bsr::validate::{Session, random_inputs};
 
 fn fixture(name: &str) -> PathBuf {
@@ -22,7 +23,12 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 fn source(name: &str) -> DataSource {
-    DataSource { path: fixture(name), labels: None, preprocess: Preprocess::default() }
+    DataSource {
+        path: fixture(name),
+        arrays: None,
+        labels: None,
+        preprocess: Preprocess::default(),
+    }
 }
 
 /// A short run on the digits: few samples, few networks scored.
@@ -37,6 +43,7 @@ fn request(output: &Path, ratio: f64) -> Request {
         shapes: Vec::new(),
         save_plan: None,
         force: false,
+        file_metric: None,
         options: Options {
             ratio: Some(ratio),
             max_evals: Some(12),
@@ -174,7 +181,8 @@ fn residual(folder: &Path, ratio: f64) -> Request {
     npy.extend(samples.iter().flat_map(|v| v.to_le_bytes()));
     let data = folder.join("samples.npy");
     fs::write(&data, npy).unwrap();
-    let data = DataSource { path: data, labels: None, preprocess: Preprocess::default() };
+    let data =
+        DataSource { path: data, arrays: None, labels: None, preprocess: Preprocess::default() };
     let request = request(&folder.join("out.onnx"), ratio);
     Request { input: path, data: Some(data), test: None, ..request }
 }
@@ -375,4 +383,29 @@ fn scores_outlast_an_interruption() {
     assert!(passes(&resumed) < passes(&plain), "{} {}", passes(&resumed), passes(&plain));
     let again = compress(&Request { force: true, ..kept }, &Silent).unwrap();
     assert!(passes(&again) < passes(&resumed));
+}
+
+/// From memory to memory the same is done as from file to file.
+#[test]
+fn memory_is_as_good_as_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = dir.path().join("out.onnx");
+    let on_files = Request { test: None, ..request(&output, 3.0) };
+    let report = compress(&on_files, &Silent).unwrap();
+
+    let model = fs::read(fixture("mnist_conv.onnx")).unwrap();
+    let inputs = graph::inputs(&Model::from_bytes(model.clone()).unwrap()).unwrap();
+    let data = source("mnist_train.npz").open(&inputs).unwrap();
+    let all: Vec<usize> = (0..data.len()).collect();
+    let images = data.batch(&all).unwrap();
+    let labels = data.all_labels().unwrap();
+    let labels = Tensor::from_vec(&[labels.len()], labels).unwrap();
+    let arrays = Arrays::in_order(images, Some(labels));
+    let held = DataSource::held(arrays, "held");
+    let (bytes, in_memory) =
+        compress_bytes(&model, &Request { data: Some(held), ..on_files }, &Silent).unwrap();
+    assert_eq!(bytes, fs::read(&output).unwrap());
+    let (a, b) = (report.metric.unwrap(), in_memory.metric.unwrap());
+    assert_eq!((a.samples, a.original, a.written), (b.samples, b.original, b.written));
+    assert!(b.source.ends_with("set aside from held") && in_memory.output.path.is_empty());
 }

@@ -10,7 +10,6 @@ use crate::compress::{DataSource, Runtime};
 use crate::dataset::{ChannelOrder, Layout, Preprocess, Resize};
 use crate::factorize::Scheme;
 use crate::options::{Options, RankMultiple};
-use crate::score::MetricKind;
 
 /// Makes trained ONNX models small and fast: low-rank factors whose ranks are chosen jointly on
 /// real data.
@@ -59,8 +58,8 @@ pub struct Common {
 pub enum Command {
     /// List every weight: shape, params, MACs, rank bound, or why it is skipped
     Inspect(InspectArgs),
-    /// The metric of a model on data
-    #[command(mut_arg("data", |arg| arg.required(true)))]
+    /// The metric of a model on data, or by a program
+    #[command(mut_arg("data", |arg| arg.required_unless_present("metric")))]
     Eval(EvalArgs),
     /// Outputs of two models side by side, in tract
     Check(CheckArgs),
@@ -68,6 +67,18 @@ pub enum Command {
     Apply(ApplyArgs),
     /// Latency of two models for one sample in tract, in turns
     Bench(BenchArgs),
+    /// A script that completes commands and flags, for bash, zsh, fish, elvish or powershell
+    Completions {
+        /// The shell
+        #[arg(value_name = "SHELL")]
+        shell: clap_complete::Shell,
+    },
+    /// The manual page of the program, or of one of its commands
+    Man {
+        /// The command
+        #[arg(value_name = "COMMAND")]
+        command: Option<String>,
+    },
 }
 
 /// Where samples are and how they are prepared.
@@ -124,6 +135,7 @@ impl DataArgs {
     pub fn source(&self) -> Option<DataSource> {
         Some(DataSource {
             path: self.data.clone()?,
+            arrays: None,
             labels: self.labels.clone(),
             preprocess: self.preprocess(),
         })
@@ -193,9 +205,10 @@ pub struct EvalArgs {
     /// The original model, to compare outputs with where there are no labels
     #[arg(long, value_name = "MODEL")]
     pub reference: Option<PathBuf>,
-    /// top1, top5, agreement, cosine, relative-error, mse [default: by labels and outputs]
-    #[arg(long)]
-    pub metric: Option<MetricKind>,
+    /// top1, top5, agreement, cosine, relative-error, mse [default: by labels and outputs]; or
+    /// 'cmd:PROGRAM ARGS', which is given the model's path and prints one number
+    #[arg(long, value_parser = values::metric)]
+    pub metric: Option<values::Metric>,
     /// What runs the model: tract, native
     #[arg(long, default_value_t)]
     pub runtime: Runtime,

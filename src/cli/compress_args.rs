@@ -1,17 +1,17 @@
 //! The flags of the main job.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 
 use super::args::{Common, DataArgs, LayerArgs, ShapeArgs};
 use super::values;
-use crate::compress::{DataSource, Request};
+use crate::compress::{DataSource, FileMetric, Request};
 use crate::options::{
     Form, OptimizerKind, Options, Range, Rounding, SearchMode, Statistics, Target,
 };
-use crate::score::MetricKind;
 use crate::tune::Augmentation;
 
 #[derive(Args, Debug)]
@@ -35,9 +35,11 @@ pub struct CompressArgs {
     latency_table: Option<PathBuf>,
     #[command(flatten)]
     shapes: ShapeArgs,
-    /// top1, top5, agreement, cosine, relative-error, mse [default: by labels and outputs]
-    #[arg(long)]
-    metric: Option<MetricKind>,
+    /// top1, top5, agreement, cosine, relative-error, mse [default: by labels and outputs]; or
+    /// 'cmd:PROGRAM ARGS', which is given a model's path and prints one number, higher is better: for the
+    /// report and --max-drop alone
+    #[arg(long, value_parser = values::metric)]
+    metric: Option<values::Metric>,
     /// Points of the metric that may be lost: without --ratio the smallest model within is looked for;
     /// exit with code 3 if the written file loses more
     #[arg(long, value_name = "POINTS", value_parser = values::not_negative)]
@@ -200,14 +202,27 @@ struct TrainArgs {
 impl CompressArgs {
     pub fn into_request(self, common: &Common) -> Request {
         let preprocess = self.data.preprocess();
-        let test = self.test.map(|path| DataSource { path, labels: self.test_labels, preprocess });
+        let test = self.test.map(|path| DataSource {
+            path,
+            arrays: None,
+            labels: self.test_labels,
+            preprocess,
+        });
         let (search, training) = (self.search, self.training);
         let preprocess = self.data.preprocess();
         let train = training.train.map(|path| DataSource {
             path,
+            arrays: None,
             labels: training.train_labels,
             preprocess,
         });
+        let (metric, file_metric) = match self.metric {
+            Some(values::Metric::Samples(kind)) => (Some(kind), None),
+            Some(values::Metric::File(program)) => {
+                (None, Some(Arc::new(program) as Arc<dyn FileMetric>))
+            }
+            None => (None, None),
+        };
         Request {
             // clap has seen to both.
             input: self.input.unwrap_or_default(),
@@ -219,6 +234,7 @@ impl CompressArgs {
             shapes: self.shapes.shape,
             save_plan: self.save_plan,
             force: self.force,
+            file_metric,
             options: Options {
                 ratio: self.ratio,
                 target: self.target,
@@ -254,7 +270,7 @@ impl CompressArgs {
                 stages: training.stages,
                 augmentation: training.augment,
                 threads: common.threads,
-                metric: self.metric,
+                metric,
                 max_drop: self.max_drop,
                 ..self.layers.options()
             },

@@ -1,8 +1,10 @@
 //! The command line: what was typed, to what the library takes, and back to what is shown.
 
 mod args;
+mod call;
 mod compress_args;
 mod progress;
+mod shells;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -22,6 +24,8 @@ use crate::report::{self, View};
 
 use args::{Cli, Command, Common};
 use progress::Bar;
+
+pub use call::{Flag, Given, call, flags};
 
 /// Stages that messages are filed under besides the crate's own name.
 const STAGES: [&str; 2] = ["search", "tune"];
@@ -81,15 +85,7 @@ fn dispatch(cli: Cli, bar: &Bar) -> Result<u8> {
             Ok(DONE)
         }
         Some(Command::Eval(args)) => {
-            let Some(data) = args.data.source() else { return Err(missing_data()) };
-            let request = compress::Eval {
-                model: &args.model,
-                data: &data,
-                reference: args.reference.as_deref(),
-                metric: args.metric,
-                runtime: args.runtime,
-            };
-            show(&compress::eval(&request, bar)?, &common, bar)?;
+            show(&args.evaluate(bar)?, &common, bar)?;
             Ok(DONE)
         }
         Some(Command::Check(args)) => {
@@ -122,24 +118,32 @@ fn dispatch(cli: Cli, bar: &Bar) -> Result<u8> {
             }
             Ok(DONE)
         }
+        Some(Command::Completions { shell }) => {
+            print(&shells::completions(shell))?;
+            Ok(DONE)
+        }
+        Some(Command::Man { command }) => {
+            print(&shells::manual(command.as_deref())?)?;
+            Ok(DONE)
+        }
     }
-}
-
-/// clap asks for the flag before this can happen.
-fn missing_data() -> Error {
-    Error::Option { option: "--data".to_owned(), reason: "is needed here".to_owned() }
 }
 
 /// Prints a report on stdout.
 fn show<R: View + Serialize>(report: &R, common: &Common, bar: &Bar) -> Result<()> {
     bar.finish();
-    let mut stdout = io::stdout();
     let text = if common.json {
         report::json(report)
     } else {
-        report.text(stdout.is_terminal() && wants_colour())
+        report.text(io::stdout().is_terminal() && wants_colour())
     };
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+    print(text.as_bytes())
+}
+
+/// Writes to stdout.
+fn print(bytes: &[u8]) -> Result<()> {
+    let mut stdout = io::stdout();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
         // Whoever reads has seen enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => other.map_err(|source| Error::Write { path: "stdout".into(), source }),

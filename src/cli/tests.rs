@@ -5,12 +5,15 @@ use std::time::Duration;
 use clap::Parser;
 
 use super::args::{Cli, Command};
+use super::{Given, call, flags, shells};
 use crate::compress::Request;
 use crate::dataset::Resize;
+use crate::error::Error;
 use crate::factorize::Scheme;
 use crate::options::{
     Form, OptimizerKind, Options, Range, RankMultiple, Rounding, SearchMode, Statistics, Target,
 };
+use crate::progress::Silent;
 use crate::score::MetricKind;
 use crate::tune::Augmentation;
 
@@ -122,6 +125,57 @@ fn a_form_may_be_left_out() {
 }
 
 #[test]
+fn a_program_may_judge() {
+    let judged = request("a b --ratio 2 --metric cmd:./judge").file_metric.expect("a metric");
+    assert_eq!(judged.name(), "./judge");
+    assert!(request("a b --ratio 2 --metric top5").file_metric.is_none());
+    assert!(parse("eval x.onnx --metric cmd:./judge").is_ok());
+}
+
+/// Bindings offer these under their own names.
+#[test]
+fn flags_are_listed() {
+    let flags = flags(None);
+    let flag = |name: &str| flags.iter().find(|f| f.name == name).expect(name);
+    assert!(flag("force").is_switch && !flag("ratio").is_switch && !flag("threads").is_switch);
+    assert!(flag("include").repeats && flag("shape").repeats && !flag("schemes").repeats);
+    assert!(flag("ratio").help.starts_with("How many times smaller"));
+    assert!(super::flags(Some("eval")).iter().any(|f| f.name == "reference"));
+    assert!(super::flags(Some("no")).iter().all(|f| f.name != "data"));
+}
+
+#[test]
+fn a_refused_call_names_the_option() {
+    let refused = |line: &str| {
+        let words = std::iter::once("onnx-bsr").chain(line.split_whitespace()).map(Into::into);
+        match call(words, &Given::default(), &Silent).expect_err(line) {
+            Error::Option { option, reason } => (option, reason),
+            other => panic!("{line}: {other}"),
+        }
+    };
+    let (option, reason) = refused("a b --ratio 1");
+    assert_eq!(option, "--ratio");
+    assert!(reason.starts_with("must be more than 1"), "{reason}");
+    assert_eq!(refused("a b --ratio 2 --labels l").0, "--data");
+    assert_eq!(refused("a b --ratio 2 --nonsense").0, "--nonsense");
+    assert!(refused("man").1.contains("no report"));
+}
+
+#[test]
+fn scripts_and_manuals_name_commands_and_flags() {
+    for shell in [clap_complete::Shell::Bash, clap_complete::Shell::Zsh, clap_complete::Shell::Fish]
+    {
+        let script = String::from_utf8(shells::completions(shell)).expect("text");
+        assert!(script.contains("inspect") && script.contains("max-drop"), "{shell}");
+    }
+    let page = |command| String::from_utf8(shells::manual(command).expect("a page")).expect("text");
+    let roff = page(None).replace("\\-", "-");
+    assert!(roff.starts_with(".ie") && roff.contains(".TH onnx-bsr 1") && roff.contains("--ratio"));
+    assert!(page(Some("check")).replace("\\-", "-").contains("--tolerance"));
+    assert!(shells::manual(Some("no")).is_err());
+}
+
+#[test]
 fn commands_stand_beside_the_default_form() {
     assert!(matches!(parse("inspect x.onnx").expect("valid").command, Some(Command::Inspect(_))));
     let eval = parse("eval x.onnx --data d --json").expect("valid");
@@ -155,6 +209,9 @@ fn usage_errors() {
         "a b --ratio 2 --data d --train t --distill 2",
         "a b --ratio 2 --data d --train t --augment rotate",
         "eval x.onnx",
+        "a b --ratio 2 --metric cmd:",
+        "a b --ratio 2 --metric speed",
+        "completions tcsh",
         "check x.onnx",
         "check a b --tolerance NaN",
     ] {

@@ -2,8 +2,27 @@
 
 use std::time::Duration;
 
+use crate::compress::ProgramMetric;
 use crate::options::RankMultiple;
+use crate::score::MetricKind;
 use crate::tune::Augmentation;
+
+/// What models are judged by.
+#[derive(Clone, Debug)]
+pub enum Metric {
+    /// A metric of samples.
+    Samples(MetricKind),
+    /// A program that is given files.
+    File(ProgramMetric),
+}
+
+/// A metric's name, or `cmd:PROGRAM ARGS`.
+pub fn metric(text: &str) -> Result<Metric, String> {
+    match text.strip_prefix("cmd:") {
+        Some(line) => line.parse().map(Metric::File),
+        None => text.parse().map(Metric::Samples).map_err(|e| format!("{e}, cmd:PROGRAM")),
+    }
+}
 
 /// `8` and `8x`, more than 1.
 pub fn ratio(text: &str) -> Result<f64, String> {

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::choose::{choose, search_report};
@@ -12,7 +13,7 @@ use super::result::{self, Proof};
 use super::statistics::fitted;
 use super::target::is_one_place;
 use super::training::Trainer;
-use super::{Request, check_output};
+use super::{FileMetric, Request, check_output};
 use crate::error::{Error, Result};
 use crate::eval::Evaluator;
 use crate::graph;
@@ -47,6 +48,13 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
                 reason: "it would replace the output or another file that is written".to_owned(),
             });
         }
+    }
+    if request.file_metric.is_some() && options.max_drop.is_some() && options.ratio.is_none() {
+        return Err(Error::Option {
+            option: "--max-drop".to_owned(),
+            reason: "a metric of files can't guide a search for the ratio: give --ratio too"
+                .to_owned(),
+        });
     }
     progress.phase("load", None);
     let model = Model::read(&request.input)?;
@@ -83,6 +91,8 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
         Some(parts) => parts.data.batch(&parts.calibration[..1])?,
         None => random_inputs(&specs, &concrete_shapes(&specs, &request.shapes)?, options.seed)?,
     };
+    let of_file = |metric: &Arc<dyn FileMetric>| metric.value(&request.input, progress);
+    let original = request.file_metric.as_ref().map(of_file).transpose()?;
     seconds.load = Some(begin.elapsed().as_secs_f64());
 
     let mut trainer = match &parts {
@@ -165,7 +175,8 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
 
     progress.phase("validate", None);
     let clock = Instant::now();
-    let mut report = result::write(request, &model, &output, &plan, &sample, proof, progress)?;
+    let mut report =
+        result::write(request, &model, &output, &plan, &sample, proof, original, progress)?;
     seconds.validate = Some(clock.elapsed().as_secs_f64());
     seconds.total = begin.elapsed().as_secs_f64();
     report.seconds = seconds;

@@ -81,7 +81,7 @@ const TIMING: f64 = 0.95;
 const LEVEL: f64 = 0.05;
 
 /// Puts the result beside the output, proves it in tract, and only then puts it in place. The
-/// report's search and layers are still empty.
+/// report's search and layers are still empty. `judged` is the user's metric of the original.
 ///
 /// # Errors
 /// When the result can't be written or run; nothing is in place then.
@@ -92,6 +92,7 @@ pub(super) fn write(
     plan: &Plan,
     sample: &[Tensor],
     proof: Option<Proof<'_>>,
+    judged: Option<f64>,
     progress: &dyn Progress,
 ) -> Result<Report> {
     if progress.interrupted() {
@@ -104,6 +105,7 @@ pub(super) fn write(
         tempfile::Builder::new().prefix(".onnx-bsr-").tempdir_in(folder).map_err(fault)?;
     let staged = staging.path().join(request.output.file_name().unwrap_or_default());
     result.write(&staged)?;
+    let (file_metric, fault) = judge(request, judged, &staged, progress)?;
 
     let one: Vec<Tensor> = sample.to_vec();
     let original = Session::open_for(&request.input, &one)?;
@@ -112,7 +114,10 @@ pub(super) fn write(
         Err(reason) if plan.quantization.as_ref().is_some_and(|q| !q.form.runs_in_tract()) => {
             drop(original);
             let reason = reason.chain();
-            return unproven(request, model, result, plan, one, proof, &reason);
+            let mut report = unproven(request, model, result, plan, one, proof, &reason)?;
+            report.file_metric = file_metric;
+            report.missed.extend(fault);
+            return Ok(report);
         }
         Err(error) => return Err(error),
     };
@@ -155,6 +160,8 @@ pub(super) fn write(
     }
     put(request, result, plan, &mut report)?;
     report.metric = metric;
+    report.file_metric = file_metric;
+    report.missed.extend(fault);
     report.latency_ms = Some(Latency {
         original: before.median_ms,
         output: after.median_ms,
@@ -177,6 +184,26 @@ pub(super) fn write(
     });
     report.peak_rss_bytes = report::peak_rss_bytes();
     Ok(report)
+}
+
+/// The user's metric of the staged file, beside the original's. A metric that fails now misses the
+/// target, as the second part says, but costs no file.
+fn judge(
+    request: &Request,
+    original: Option<f64>,
+    staged: &Path,
+    progress: &dyn Progress,
+) -> Result<(Option<report::FileMetric>, Option<String>)> {
+    let (Some(metric), Some(original)) = (&request.file_metric, original) else {
+        return Ok((None, None));
+    };
+    let (written, fault) = match metric.value(staged, progress) {
+        Ok(value) => (Some(value), None),
+        Err(Error::Interrupted) => return Err(Error::Interrupted),
+        Err(error) => (None, Some(format!("the written file was not judged: {}", error.chain()))),
+    };
+    let name = metric.name().to_owned();
+    Ok((Some(report::FileMetric { name, original, written }), fault))
 }
 
 /// Puts the result and the plan in place.
@@ -246,6 +273,7 @@ fn plain(input: &Path, output: &Path, model: &Model, result: &Model) -> Result<R
         },
         ratio: Ratio { asked: None, reached: None, target: Target::Bytes.name().to_owned() },
         metric: None,
+        file_metric: None,
         latency_ms: None,
         seconds: Seconds::default(),
         peak_rss_bytes: None,
@@ -355,15 +383,16 @@ pub(super) fn check_targets(report: &mut Report, options: &Options) {
     {
         report.missed.push(format!("ratio {reached:.3} where {asked:.3} was asked for"));
     }
-    if let (Some(most), Some(metric)) = (options.max_drop, &report.metric)
-        && let Some(written) = metric.written
-    {
-        let sign = if metric.higher_is_better { 1.0 } else { -1.0 };
-        let drop = sign * (metric.original - written);
-        if drop > most {
-            report
-                .missed
-                .push(format!("{drop:.2} points of {} lost, more than {most}", metric.name));
+    let Some(most) = options.max_drop else { return };
+    let lost = match (&report.file_metric, &report.metric) {
+        (Some(metric), _) => metric.written.map(|w| (metric.original - w, &metric.name)),
+        (None, Some(metric)) => {
+            let sign = if metric.higher_is_better { 1.0 } else { -1.0 };
+            metric.written.map(|written| (sign * (metric.original - written), &metric.name))
         }
+        (None, None) => None,
+    };
+    if let Some((drop, name)) = lost.filter(|(drop, _)| *drop > most) {
+        report.missed.push(format!("{drop:.2} points of {name} lost, more than {most}"));
     }
 }

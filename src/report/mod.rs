@@ -31,6 +31,7 @@ pub struct Report {
     pub output: OutputSize,
     pub ratio: Ratio,
     pub metric: Option<Metric>,
+    pub file_metric: Option<FileMetric>,
     pub latency_ms: Option<Latency>,
     pub seconds: Seconds,
     pub peak_rss_bytes: Option<u64>,
@@ -91,6 +92,17 @@ pub struct Metric {
     pub factorized: Option<f64>,
     pub tuned: Option<f64>,
     pub quantized: Option<f64>,
+    pub written: Option<f64>,
+}
+
+/// A metric that the user takes of files; higher is better.
+#[derive(Clone, Debug, Default, Serialize)]
+#[allow(missing_docs)]
+pub struct FileMetric {
+    /// The program, or what the caller calls it.
+    pub name: String,
+    pub original: f64,
+    /// Null where it failed.
     pub written: Option<f64>,
 }
 

@@ -86,7 +86,8 @@ pub struct EvalReport {
 pub struct EvalMetric {
     pub name: String,
     pub unit: String,
-    pub samples: usize,
+    /// Null for a metric that a program takes of the file.
+    pub samples: Option<usize>,
     pub value: f64,
 }
 

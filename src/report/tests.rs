@@ -53,6 +53,11 @@ fn full() -> Report {
             quantized: Some(98.9),
             written: Some(98.7),
         }),
+        file_metric: Some(FileMetric {
+            name: "./judge -x".into(),
+            original: 0.75,
+            written: Some(0.5),
+        }),
         latency_ms: Some(Latency {
             original: 1.0,
             output: 0.4,
@@ -131,7 +136,12 @@ fn inspect() -> InspectReport {
 fn eval() -> EvalReport {
     EvalReport {
         schema_version: SCHEMA_VERSION,
-        metric: EvalMetric { name: "mse".into(), samples: 3, value: 0.25, ..EvalMetric::default() },
+        metric: EvalMetric {
+            name: "mse".into(),
+            samples: Some(3),
+            value: 0.25,
+            ..EvalMetric::default()
+        },
         runtime: "tract".into(),
         seconds: 1.0,
         warnings: vec!["slow".into()],
@@ -241,6 +251,7 @@ fn text_says_what_happened() {
         "latency, ms      1.00   0.400   2.50x",
         "top1 on 1,000 samples (test.npz): original 99.20%, factorized 98.70%, tuned 99.00%, \
          quantized 98.90%, written 98.70%",
+        "./judge -x: original 0.750, written 0.500",
         "quantization int8 (compensated): 2 weights of 4,900 elements, 8.40 bits per element",
         "float: `w`, too small to gain",
         "ratio 4.010 of bytes, asked for 4.000",

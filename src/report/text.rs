@@ -113,6 +113,15 @@ fn quality(out: &mut String, report: &Report, style: Style) {
         line.push_str(&stages.join(", "));
         let _ = writeln!(out, "{line}");
     }
+    if let Some(metric) = &report.file_metric {
+        let written = metric.written.map_or_else(|| "-".to_owned(), figure);
+        let _ = writeln!(
+            out,
+            "{}: original {}, written {written}",
+            style.bold(&metric.name),
+            figure(metric.original)
+        );
+    }
     if let Some(check) = &report.validation {
         let _ = writeln!(
             out,
@@ -332,11 +341,12 @@ impl View for EvalReport {
     fn text(&self, colour: bool) -> String {
         let style = Style(colour);
         let metric = &self.metric;
+        let samples =
+            metric.samples.map(|n| format!("{} samples, ", count(n as u64))).unwrap_or_default();
         let mut out = format!(
-            "{} {} ({} samples, {}, {:.1} s)\n",
+            "{} {} ({samples}{}, {:.1} s)\n",
             style.bold(&metric.name),
             value_text(metric.value, &metric.unit),
-            count(metric.samples as u64),
             self.runtime,
             self.seconds
         );
