@@ -219,7 +219,7 @@ pub(super) fn choose<'a>(
     {
         let network = plain(dense, whole, options)?;
         let bytes = network.price.model(&dense.model)? as f64;
-        if bytes * ratio <= whole.model.encoded_len() as f64 {
+        if bytes * ratio <= whole.bytes as f64 {
             return Ok((nothing("fewer bits alone reach the ratio"), network));
         }
     }
@@ -269,6 +269,13 @@ fn costs(
             Target::Bytes => model.encoded_len(),
             Target::Params => quantize::params(model),
             Target::Macs => {
+                if whole.sample.is_empty() {
+                    return Err(Error::Option {
+                        option: "--target macs".to_owned(),
+                        reason: "the model can't be run, so its multiply-accumulates are not known"
+                            .to_owned(),
+                    });
+                }
                 let layers = find(model, &Filter::default())?;
                 result::macs(model, &layers, whole.sample.to_vec())?.unwrap_or(stored)
             }
@@ -279,7 +286,8 @@ fn costs(
         Target::Bytes => network.price.model(&dense.model)?,
         _ => cost(&dense.model)?,
     };
-    Ok((cost(whole.model)?, kept.saturating_sub(stored)))
+    let total = if resource == Target::Bytes { whole.bytes } else { cost(whole.model)? };
+    Ok((total, kept.saturating_sub(stored)))
 }
 
 /// What the compressible layers may cost together.
