@@ -17,6 +17,7 @@ ONNX Runtime or the checker refuse though they take the original, or outputs in 
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -33,13 +34,19 @@ TYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(floa
 TYPES |= {f"tensor({t})": np.dtype(t).type for t in ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"]}
 OPEN = [64, 16, 128, 224, 8, 32, 1]
 SAMPLES = 24
+MEMORY = 8 << 30
+
+
+def limit_memory():
+    """What no model here needs would take the machine down."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
 
 
 def call(command, limit):
     """Returns exit code, stdout, stderr, seconds and peak bytes."""
     begin = time.time()
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        process = subprocess.Popen([str(c) for c in command], stdout=out, stderr=err)
+        process = subprocess.Popen([str(c) for c in command], stdout=out, stderr=err, preexec_fn=limit_memory)
         while True:
             done, status, usage = os.wait4(process.pid, os.WNOHANG)
             if done:

@@ -1,6 +1,6 @@
 //! The main job: a model in, a smaller one out, proven in tract.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::time::Instant;
 
@@ -16,7 +16,7 @@ use super::{Request, check_output};
 use crate::error::{Error, Result};
 use crate::eval::{Batches, Evaluator, part};
 use crate::graph::{self, InputSpec};
-use crate::layer::{Filter, find, prepare};
+use crate::layer::{Filter, Layer, find, prepare};
 use crate::onnx::Model;
 use crate::options::Target;
 use crate::progress::Progress;
@@ -80,9 +80,7 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
         });
     }
     if options.factorizes() && layers.iter().all(|layer| layer.map.is_none()) {
-        return Err(Error::UnsupportedModel {
-            reason: "no layer can be factorized; `onnx-bsr inspect MODEL` says why".to_owned(),
-        });
+        return Err(Error::UnsupportedModel { reason: no_layer(&layers) });
     }
     let Ground { parts, sample, warnings, unrunnable } = Ground::of(&model, request)?;
     seconds.load = Some(begin.elapsed().as_secs_f64());
@@ -214,6 +212,22 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
         );
     }
     Ok(report)
+}
+
+/// That no layer can be factorized, and what is in the way of most weights.
+fn no_layer(layers: &[Layer]) -> String {
+    let mut reasons: BTreeMap<&str, u64> = BTreeMap::new();
+    for layer in layers {
+        if let Some(reason) = &layer.skip {
+            *reasons.entry(reason).or_default() += layer.weight_params.max(1);
+        }
+    }
+    let most = reasons.into_iter().max_by_key(|(_, params)| *params);
+    let why = match most {
+        Some((reason, _)) => format!("most weights are left alone for this: {reason}"),
+        None => "it has no weights of Conv, Gemm or MatMul".to_owned(),
+    };
+    format!("no layer can be factorized; {why}; `onnx-bsr inspect MODEL` lists them")
 }
 
 /// What a compression works with besides the model.

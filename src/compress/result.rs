@@ -8,6 +8,7 @@ use crate::dataset::Dataset;
 use crate::error::{Error, Result};
 use crate::eval::Evaluator;
 use crate::factorize::Factors;
+use crate::graph;
 use crate::layer::{self, Extent, Filter, Layer, find};
 use crate::linalg::Matrix;
 use crate::onnx::Model;
@@ -104,7 +105,14 @@ pub(super) fn write(
 
     let one: Vec<Tensor> = sample.to_vec();
     let load = |path: &Path| -> Result<Session> {
-        let session = Session::open_for(path, &one)?;
+        let session = match &proof {
+            Some(_) => Session::open_for(path, &one)?,
+            None => {
+                let names = graph::inputs(model)?.into_iter().map(|spec| spec.name);
+                let shapes = one.iter().map(|tensor| tensor.shape().to_vec());
+                Session::open_shaped(path, &names.zip(shapes).collect::<Vec<_>>())?
+            }
+        };
         session.run(&one)?;
         Ok(session)
     };

@@ -19,6 +19,7 @@ pub(super) const SMALLEST: u64 = 64;
 pub struct Filter {
     include: Option<GlobSet>,
     exclude: GlobSet,
+    any_size: bool,
 }
 
 impl Filter {
@@ -42,7 +43,14 @@ impl Filter {
         Ok(Self {
             include: (!include.is_empty()).then(|| set("--include", include)).transpose()?,
             exclude: set("--exclude", exclude)?,
+            any_size: false,
         })
+    }
+
+    /// The same with layers that are too small to gain from a factorization.
+    #[must_use]
+    pub fn any_size(self) -> Self {
+        Self { any_size: true, ..self }
     }
 
     /// Fails when a glob matches none of the layers.
@@ -139,7 +147,7 @@ pub fn find(model: &Model, filter: &Filter) -> Result<Vec<Layer>> {
                 Err("shared with another node".to_owned())
             } else {
                 linear_map(node, role, &layer.shape, &constants, model)?
-                    .and_then(|map| profitable(map, &layer))
+                    .and_then(|map| if filter.any_size { Ok(map) } else { profitable(map, &layer) })
             };
             match (reason, filter.reason(&layer.name, weight)) {
                 (Ok(_), Some(reason)) | (Err(reason), _) => layer.skip = Some(reason),
