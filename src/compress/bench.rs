@@ -69,7 +69,8 @@ pub fn bench_table(
     let sample = random_inputs(&specs, &concrete_shapes(&specs, shapes)?, options.seed)?;
     let ordered = search::in_order(&Evaluator::new(&model)?, &layers);
     let layers = ordered.into_iter().map(|(_, layer)| layer).collect();
-    let whole = Whole { model: &model, layers, sample: &sample };
+    let bytes = model.encoded_len();
+    let whole = Whole { model: &model, layers, bytes, sample: &sample };
     let dense = Dense::of(model.clone(), &whole.layers);
     let network = plain(&dense, &whole, options)?;
     let timed = Timed { model: &model, layers: &network.layers, sample: &sample };

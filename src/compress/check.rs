@@ -7,6 +7,10 @@ use std::time::Instant;
 use super::{DataSource, common_inputs, warnings_of};
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
+use crate::eval::Evaluator;
+use crate::graph::InputSpec;
+use crate::layer::prepare;
+use crate::onnx::Model;
 use crate::progress::Progress;
 use crate::report::{CheckOutput, CheckReport, SCHEMA_VERSION};
 use crate::tensor::Tensor;
@@ -43,6 +47,13 @@ pub fn check(request: &Check<'_>, progress: &dyn Progress) -> Result<CheckReport
     let begin = Instant::now();
     let specs = common_inputs(request.a, request.b)?;
     let mut tally = Tally::default();
+    let first = match request.data {
+        Some(source) => source.open_with_session(request.a).map(|(_, session)| session),
+        None => Session::open_shaped(request.a, &concrete_shapes(&specs, request.shapes)?),
+    };
+    if let Err(reason @ Error::Runtime { .. }) = first {
+        return native(request, &specs, &reason, progress);
+    }
     let (a, b, samples) = match request.data {
         Some(source) => {
             let (data, a) = source.open_with_session(request.a)?;
@@ -58,7 +69,7 @@ pub fn check(request: &Check<'_>, progress: &dyn Progress) -> Result<CheckReport
             (a, b, RANDOM_RUNS)
         }
     };
-    let outputs = tally.outputs(&a, request.tolerance);
+    let outputs = tally.outputs(a.outputs(), request.tolerance);
     let mut warnings: Vec<String> =
         warnings_of(&a, request.a).chain(warnings_of(&b, request.b)).collect();
     if request.data.is_none() {
@@ -67,6 +78,66 @@ pub fn check(request: &Check<'_>, progress: &dyn Progress) -> Result<CheckReport
     Ok(CheckReport {
         schema_version: SCHEMA_VERSION,
         runtime: RUNTIME.to_owned(),
+        samples,
+        seconds: begin.elapsed().as_secs_f64(),
+        tolerance: request.tolerance,
+        equal: outputs.iter().all(|output| output.equal),
+        outputs,
+        warnings,
+    })
+}
+
+/// The same with the evaluator, for models that tract doesn't take.
+fn native(
+    request: &Check<'_>,
+    specs: &[InputSpec],
+    reason: &Error,
+    progress: &dyn Progress,
+) -> Result<CheckReport> {
+    let begin = Instant::now();
+    let open = |path: &Path| -> Result<(Evaluator, Vec<String>)> {
+        let mut model = Model::read(path)?;
+        prepare(&mut model)?;
+        let names = model.graph().output.iter().map(|o| o.name().to_owned()).collect();
+        Ok((Evaluator::new(&model)?, names))
+    };
+    let ((a, names), (b, _)) = (open(request.a)?, open(request.b)?);
+    let mut tally = Tally::default();
+    let samples = match request.data {
+        Some(source) => {
+            let data = source.open(specs)?;
+            progress.phase("check", Some(2 * data.len() as u64));
+            let all: Vec<usize> = (0..data.len()).collect();
+            for samples in all.chunks(CHUNK) {
+                let inputs = data.batch(samples)?;
+                tally.add(&a.run_all(&inputs)?, &b.run_all(&inputs)?)?;
+                if progress.interrupted() {
+                    return Err(Error::Interrupted);
+                }
+            }
+            data.len()
+        }
+        None => {
+            let shapes = concrete_shapes(specs, request.shapes)?;
+            for turn in 0..RANDOM_RUNS as u64 {
+                let inputs = random_inputs(specs, &shapes, request.seed.wrapping_add(turn))?;
+                tally.add(&a.run(inputs.clone())?, &b.run(inputs)?)?;
+            }
+            RANDOM_RUNS
+        }
+    };
+    let outputs = tally.outputs(&names, request.tolerance);
+    let mut warnings = vec![format!(
+        "{RUNTIME} doesn't take `{}` ({}): the evaluator ran both models",
+        request.a.display(),
+        reason.chain()
+    )];
+    if request.data.is_none() {
+        warnings.push("no data given: inputs are random".to_owned());
+    }
+    Ok(CheckReport {
+        schema_version: SCHEMA_VERSION,
+        runtime: "native".to_owned(),
         samples,
         seconds: begin.elapsed().as_secs_f64(),
         tolerance: request.tolerance,
@@ -158,7 +229,7 @@ impl Tally {
         Ok(())
     }
 
-    fn outputs(self, a: &Session, tolerance: f64) -> Vec<CheckOutput> {
+    fn outputs(self, names: &[String], tolerance: f64) -> Vec<CheckOutput> {
         let describe = |(seen, name): (Seen, &String)| {
             let relative = seen.agreement.max_relative_difference();
             let comparable = seen.comparable;
@@ -171,6 +242,6 @@ impl Tally {
                 equal: comparable && relative <= tolerance,
             }
         };
-        self.0.into_iter().zip(a.outputs()).map(describe).collect()
+        self.0.into_iter().zip(names).map(describe).collect()
     }
 }

@@ -230,7 +230,7 @@ pub(super) fn choose<'a>(
     {
         let network = plain(dense, whole, options)?;
         let bytes = network.price.model(&dense.model)? as f64;
-        if bytes * ratio <= whole.model.encoded_len() as f64 {
+        if bytes * ratio <= whole.bytes as f64 {
             return Ok((nothing("fewer bits alone reach the ratio"), network));
         }
     }
@@ -274,6 +274,12 @@ fn forms(
     progress: &dyn Progress,
 ) -> Result<(Vec<LayerOptions>, u64, u64)> {
     let resource = options.target;
+    if matches!(resource, Target::Macs | Target::Latency) && whole.sample.is_empty() {
+        return Err(Error::Option {
+            option: format!("--target {resource}"),
+            reason: "the model can't be run, so what it costs is not known".to_owned(),
+        });
+    }
     let timed = Timed { model: &dense.model, layers: &network.layers, sample: whole.sample };
     let step = timed.step(options.rank_multiple, progress)?;
     let mut forms = network.layer_options(&options.schemes, step)?;
@@ -292,7 +298,7 @@ fn forms(
     };
     // What is not factorized may still be stored in fewer bits.
     let (total, kept) = match resource {
-        Target::Bytes => (cost(whole.model)?, network.price.model(&dense.model)?),
+        Target::Bytes => (whole.bytes, network.price.model(&dense.model)?),
         Target::Latency => {
             let total = timed.price(&mut forms, table, progress)?;
             (total, total)

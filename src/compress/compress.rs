@@ -1,6 +1,6 @@
 //! The main job: a model in, a smaller one out, proven in tract.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,9 +15,9 @@ use super::target::is_one_place;
 use super::training::Trainer;
 use super::{FileMetric, Request, check_output};
 use crate::error::{Error, Result};
-use crate::eval::Evaluator;
-use crate::graph;
-use crate::layer::{Filter, find};
+use crate::eval::{Batches, Evaluator, part};
+use crate::graph::{self, InputSpec};
+use crate::layer::{Filter, Layer, find, prepare};
 use crate::onnx::Model;
 use crate::options::Target;
 use crate::progress::Progress;
@@ -26,7 +26,7 @@ use crate::report::{Metric, Report, Seconds};
 use crate::score::MetricKind;
 use crate::search::{self, Compressed, Plan, Samples};
 use crate::tensor::Tensor;
-use crate::validate::{concrete_shapes, random_inputs};
+use crate::validate::{concrete_shapes, guessed_shapes, random_inputs};
 
 /// Compresses a model as asked and writes the result. The report says what was done.
 ///
@@ -34,7 +34,7 @@ use crate::validate::{concrete_shapes, random_inputs};
 /// When anything can't be read, run or written; nothing is written then.
 pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
     let begin = Instant::now();
-    let options = &request.options;
+    let mut request = request.clone();
     let mut seconds = Seconds::default();
     check_output(&request.input, &request.output, request.force)?;
     let beside = [("--save-plan", &request.save_plan), ("--resume", &request.resume)];
@@ -49,7 +49,8 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
             });
         }
     }
-    if request.file_metric.is_some() && options.max_drop.is_some() && options.ratio.is_none() {
+    let (allowed, ratio) = (request.options.max_drop, request.options.ratio);
+    if request.file_metric.is_some() && allowed.is_some() && ratio.is_none() {
         return Err(Error::Option {
             option: "--max-drop".to_owned(),
             reason: "a metric of files can't guide a search for the ratio: give --ratio too"
@@ -57,7 +58,16 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
         });
     }
     progress.phase("load", None);
-    let model = Model::read(&request.input)?;
+    let mut model = Model::read(&request.input)?;
+    let bytes = model.encoded_len();
+    let prepared = prepare(&mut model)?;
+    // Weights that had 16 bits are stored so again.
+    let halves = prepared.widened > 0 && request.options.quantize.is_none();
+    if halves && quantize::check(&model).is_ok() {
+        request.options.quantize = Some(quantize::Form::Fp16);
+    }
+    let (request, model) = (&request, model);
+    let options = &request.options;
     let filter = Filter::new(&options.include, &options.exclude)?;
     let layers = find(&model, &filter)?;
     filter.check(&options.include, &options.exclude, &layers)?;
@@ -81,16 +91,9 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
     // Fewer bits may be all that a bound of the loss alone leaves to do.
     let only_bits = options.ratio.is_none() && options.quantize.is_some();
     if options.factorizes() && !only_bits && layers.iter().all(|layer| layer.map.is_none()) {
-        return Err(Error::UnsupportedModel {
-            reason: "no layer can be factorized; `onnx-bsr inspect MODEL` says why".to_owned(),
-        });
+        return Err(Error::UnsupportedModel { reason: no_layer(&layers) });
     }
-    let specs = graph::inputs(&model)?;
-    let parts = Parts::of(request, &specs)?;
-    let sample: Vec<Tensor> = match &parts {
-        Some(parts) => parts.data.batch(&parts.calibration[..1])?,
-        None => random_inputs(&specs, &concrete_shapes(&specs, &request.shapes)?, options.seed)?,
-    };
+    let Ground { parts, sample, warnings, unrunnable } = Ground::of(&model, request)?;
     let of_file = |metric: &Arc<dyn FileMetric>| metric.value(&request.input, progress);
     let original = request.file_metric.as_ref().map(of_file).transpose()?;
     seconds.load = Some(begin.elapsed().as_secs_f64());
@@ -99,9 +102,11 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
         Some(parts) => Trainer::new(&model, parts, &sample, request)?,
         None => None,
     };
-    let ordered = search::in_order(&Evaluator::new(&model)?, &layers);
+    let steps =
+        if unrunnable.is_some() { Evaluator::never_run(&model)? } else { Evaluator::new(&model)? };
+    let ordered = search::in_order(&steps, &layers);
     let ordered = ordered.into_iter().map(|(_, layer)| layer).collect();
-    let whole = Whole { model: &model, layers: ordered, sample: &sample };
+    let whole = Whole { model: &model, layers: ordered, bytes, sample: &sample };
     let mut dense = Dense::of(model.clone(), &whole.layers);
     let gentle = gentle::ratios(options);
     let mut stages = Vec::new();
@@ -175,8 +180,20 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
 
     progress.phase("validate", None);
     let clock = Instant::now();
-    let mut report =
-        result::write(request, &model, &output, &plan, &sample, proof, original, progress)?;
+    let mut report = match unrunnable {
+        Some(reason) => {
+            result::unrun(request, &model, &output, &plan, &reason, original, progress)?
+        }
+        None => result::write(request, &model, &output, &plan, &sample, proof, original, progress)?,
+    };
+    report.model.bytes = bytes;
+    report.warnings.splice(0..0, warnings);
+    if prepared.sparse > 0 {
+        report.warnings.push(format!("{} sparse constants are stored dense now", prepared.sparse));
+    }
+    if prepared.functions {
+        report.warnings.push("local functions gave way to the nodes they stand for".to_owned());
+    }
     seconds.validate = Some(clock.elapsed().as_secs_f64());
     seconds.total = begin.elapsed().as_secs_f64();
     report.seconds = seconds;
@@ -210,6 +227,111 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
         );
     }
     Ok(report)
+}
+
+/// That no layer can be factorized, and what is in the way of most weights.
+fn no_layer(layers: &[Layer]) -> String {
+    let mut reasons: BTreeMap<&str, u64> = BTreeMap::new();
+    for layer in layers {
+        if let Some(reason) = &layer.skip {
+            *reasons.entry(reason).or_default() += layer.weight_params.max(1);
+        }
+    }
+    let most = reasons.into_iter().max_by_key(|(_, params)| *params);
+    let why = match most {
+        Some((reason, _)) => format!("most weights are left alone for this: {reason}"),
+        None => "it has no weights of Conv, Gemm or MatMul".to_owned(),
+    };
+    format!("no layer can be factorized; {why}; `onnx-bsr inspect MODEL` lists them")
+}
+
+/// What a compression works with besides the model.
+struct Ground {
+    parts: Option<Parts>,
+    /// One sample; none where the model can't be run.
+    sample: Vec<Tensor>,
+    warnings: Vec<String>,
+    /// Why the model can't be run.
+    unrunnable: Option<String>,
+}
+
+impl Ground {
+    /// The samples that a request names, or random ones. Where the evaluator can't run the model,
+    /// neither: weights alone decide then.
+    ///
+    /// # Errors
+    /// When data or shapes don't fit the model, and when it can't be run where that is needed.
+    fn of(model: &Model, request: &Request) -> Result<Self> {
+        let specs = graph::inputs(model);
+        let needed = request.train.is_some() || request.options.max_drop.is_some();
+        let mut warnings = Vec::new();
+        let fault = match specs {
+            Ok(specs) => {
+                let parts = Parts::of(request, &specs)?;
+                let run = |inputs: &[Tensor]| Evaluator::new(model)?.run(inputs.to_vec());
+                let tried = match &parts {
+                    Some(parts) => {
+                        let fixed = Batches::new(specs).fixed;
+                        let inputs = parts.data.batch(&parts.calibration[..1])?;
+                        let inputs: Vec<_> =
+                            inputs.iter().map(|t| part(t, &(0..1), fixed)).collect();
+                        run(&inputs).map(|_| inputs)
+                    }
+                    None => sample(model, &specs, request, &mut warnings)?,
+                };
+                match tried {
+                    Ok(sample) => return Ok(Self { parts, sample, warnings, unrunnable: None }),
+                    // The data may be what is wrong.
+                    Err(fault @ (Error::DataMismatch { .. } | Error::Data { .. })) => {
+                        return Err(fault);
+                    }
+                    Err(fault) => fault,
+                }
+            }
+            Err(fault) => fault,
+        };
+        if needed {
+            return Err(fault);
+        }
+        let reason = fault.chain();
+        if request.data.is_some() {
+            warnings.push("the data were not used: the model can't be run on them".to_owned());
+        }
+        Ok(Self { parts: None, sample: Vec::new(), warnings, unrunnable: Some(reason) })
+    }
+}
+
+/// Extents that open dims are tried with.
+const EXTENTS: [usize; 7] = [64, 16, 128, 224, 8, 32, 1];
+
+/// Random inputs on which the model runs, with plausible extents where it leaves dims open; or the
+/// fault of the first that were tried.
+fn sample(
+    model: &Model,
+    specs: &[InputSpec],
+    request: &Request,
+    warnings: &mut Vec<String>,
+) -> Result<Result<Vec<Tensor>>> {
+    let evaluator = Evaluator::new(model)?;
+    let open = concrete_shapes(specs, &request.shapes).is_err();
+    let mut first = None;
+    for &extent in &EXTENTS[..if open { EXTENTS.len() } else { 1 }] {
+        let shapes = guessed_shapes(specs, &request.shapes, extent)?;
+        let inputs = random_inputs(specs, &shapes, request.options.seed)?;
+        match evaluator.run(inputs.clone()) {
+            Ok(_) => {
+                if open {
+                    warnings.push(format!(
+                        "open dims of inputs were taken as {extent} to run the model; --shape says \
+                         what they are"
+                    ));
+                }
+                return Ok(Ok(inputs));
+            }
+            Err(fault) => first = first.or(Some(fault)),
+        }
+    }
+    Ok(Err(first.unwrap_or_else(|| Error::InvalidModel { reason: "no inputs to try".to_owned() })))
 }
 
 fn reached(report: &Report, target: Target) -> f64 {
@@ -279,7 +401,9 @@ pub fn apply(input: &Path, plan: &Path, output: &Path, force: bool) -> Result<Re
     let begin = Instant::now();
     check_output(input, output, force)?;
     check_output(plan, output, force)?;
-    let model = Model::read(input)?;
+    let mut model = Model::read(input)?;
+    let bytes = model.encoded_len();
+    prepare(&mut model)?;
     let text = std::fs::read_to_string(plan)
         .map_err(|source| Error::Read { path: plan.to_owned(), source })?;
     let plan = Plan::parse(&text)?;
@@ -289,6 +413,7 @@ pub fn apply(input: &Path, plan: &Path, output: &Path, force: bool) -> Result<Re
         result = quantization.apply(&result)?;
     }
     let mut report = result::write_plain(input, output, &model, &result)?;
+    report.model.bytes = bytes;
     report.seconds.total = begin.elapsed().as_secs_f64();
     report.ratio.target = Target::Bytes.name().to_owned();
     report.ratio.reached = Some(reached(&report, Target::Bytes));

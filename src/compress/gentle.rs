@@ -28,7 +28,9 @@ pub(super) struct Whole<'a> {
     pub model: &'a Model,
     /// Its layers that can be factorized, in the order they run.
     pub layers: Vec<Layer>,
-    /// One sample of its inputs.
+    /// Bytes of its file: what a ratio of bytes divides.
+    pub bytes: u64,
+    /// One sample of its inputs; none where the model can't be run.
     pub sample: &'a [Tensor],
 }
 

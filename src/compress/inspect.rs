@@ -6,7 +6,7 @@ use super::DataSource;
 use crate::error::Result;
 use crate::factorize::{Choice, Scheme};
 use crate::graph;
-use crate::layer::{Filter, Layer, PRODUCTS, find, shapes};
+use crate::layer::{Filter, Layer, PRODUCTS, find, prepare, shapes};
 use crate::onnx::Model;
 use crate::options::Options;
 use crate::report::{
@@ -25,16 +25,25 @@ pub fn inspect(
     data: Option<&DataSource>,
     options: &Options,
 ) -> Result<InspectReport> {
-    let model = Model::read(input)?;
+    let mut model = Model::read(input)?;
+    let (bytes, nodes) = (model.encoded_len(), model.graph().node.len());
+    prepare(&mut model)?;
     let filter = Filter::new(&options.include, &options.exclude)?;
     let layers = find(&model, &filter)?;
     filter.check(&options.include, &options.exclude, &layers)?;
-    let specs = graph::inputs(&model)?;
+    let mut warnings = Vec::new();
+    let specs = match graph::inputs(&model) {
+        Ok(specs) => specs,
+        Err(error) if data.is_none() => {
+            warnings.push(error.chain());
+            Vec::new()
+        }
+        Err(error) => return Err(error),
+    };
     let sample = match data {
         Some(data) => data.open(&specs)?.batch(&[0]),
         None => concrete_shapes(&specs, open).and_then(|s| random_inputs(&specs, &s, options.seed)),
     };
-    let mut warnings = Vec::new();
     let values = sample.and_then(|inputs| shapes(&model, inputs));
     if let Err(error) = &values {
         warnings.push(format!("multiply-accumulates are not known: {}", error.chain()));
@@ -83,8 +92,8 @@ pub fn inspect(
             name: input.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             ir_version: model.proto.ir_version(),
             opset: model.opset(""),
-            nodes: model.graph().node.len(),
-            bytes: model.encoded_len(),
+            nodes,
+            bytes,
         },
         inputs,
         outputs,

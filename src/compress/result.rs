@@ -8,6 +8,7 @@ use crate::dataset::Dataset;
 use crate::error::{Error, Result};
 use crate::eval::Evaluator;
 use crate::factorize::Factors;
+use crate::graph;
 use crate::layer::{self, Extent, Filter, Layer, find};
 use crate::linalg::Matrix;
 use crate::onnx::Model;
@@ -108,18 +109,38 @@ pub(super) fn write(
     let (file_metric, fault) = judge(request, judged, &staged, progress)?;
 
     let one: Vec<Tensor> = sample.to_vec();
-    let original = Session::open_for(&request.input, &one)?;
-    let session = match Session::open_for(&staged, &one) {
-        Ok(session) => session,
-        Err(reason) if plan.quantization.as_ref().is_some_and(|q| !q.form.runs_in_tract()) => {
+    let load = |path: &Path| -> Result<Session> {
+        let session = match &proof {
+            Some(_) => Session::open_for(path, &one)?,
+            None => {
+                let names = graph::inputs(model)?.into_iter().map(|spec| spec.name);
+                let shapes = one.iter().map(|tensor| tensor.shape().to_vec());
+                Session::open_shaped(path, &names.zip(shapes).collect::<Vec<_>>())?
+            }
+        };
+        session.run(&one)?;
+        Ok(session)
+    };
+    let original = load(&request.input);
+    let session = match (load(&staged), &original) {
+        (Ok(session), _) => session,
+        (Err(reason), _) if plan.quantization.as_ref().is_some_and(|q| !q.form.runs_in_tract()) => {
             drop(original);
-            let reason = reason.chain();
+            let reason = format!("which doesn't take this form ({})", reason.chain());
             let mut report = unproven(request, model, result, plan, one, proof, &reason)?;
             report.file_metric = file_metric;
             report.missed.extend(fault);
             return Ok(report);
         }
-        Err(error) => return Err(error),
+        (Err(_), Err(reason)) => {
+            let reason = format!("which doesn't take the original either ({})", reason.chain());
+            let mut report = unproven(request, model, result, plan, one, proof, &reason)?;
+            report.file_metric = file_metric;
+            report.missed.extend(fault);
+            report.missed.push(NO_PROOF.to_owned());
+            return Ok(report);
+        }
+        (Err(error), Ok(_)) => return Err(error),
     };
     let evaluator = Evaluator::new(result)?;
     let slow = plan.quantization.as_ref().is_some_and(|q| q.form.takes_long());
@@ -149,11 +170,15 @@ pub(super) fn write(
     };
     let runs = if slow { SLOW_RUNS } else { LATENCY_RUNS };
     progress.phase("latency", Some(runs as u64));
-    let (before, after) = latency(&original, &session, &one, runs, progress)?;
+    let times = match &original {
+        Ok(original) => Some(latency(original, &session, &one, runs, progress)?),
+        Err(_) => None,
+    };
     let mut report = plain(&request.input, &request.output, model, result)?;
     report.model.macs = macs(model, &find(model, &Filter::default())?, one.clone())?;
     report.output.macs = macs(result, &find(result, &Filter::default())?, one)?;
-    drop((original, session));
+    let refused = original.err().map(|reason| reason.chain());
+    drop(session);
 
     if progress.interrupted() {
         return Err(Error::Interrupted);
@@ -162,13 +187,18 @@ pub(super) fn write(
     report.metric = metric;
     report.file_metric = file_metric;
     report.missed.extend(fault);
-    report.latency_ms = Some(Latency {
+    report.latency_ms = times.map(|(before, after)| Latency {
         original: before.median_ms,
         output: after.median_ms,
         original_min: before.min_ms,
         output_min: after.min_ms,
         runs: before.runs,
     });
+    if let Some(reason) = refused {
+        report.warnings.push(format!(
+            "{RUNTIME} runs the result, but not the original ({reason}): latency is not compared"
+        ));
+    }
     let relative = agreement.max_relative_difference();
     let rounds = plan.quantization.as_ref().is_some_and(|q| q.form.rounds_values());
     if relative > if rounds { LEVEL } else { TOLERANCE } {
@@ -233,9 +263,38 @@ fn unproven(
     report.metric = proof.map(|proof| proof.metric);
     report.peak_rss_bytes = report::peak_rss_bytes();
     report.warnings.push(format!(
-        "the file was not run in {RUNTIME}, which doesn't take this form ({reason}): check it in \
-         the runtime it is for"
+        "the file was not run in {RUNTIME}, {reason}: check it in the runtime it is for"
     ));
+    Ok(report)
+}
+
+/// What is missed where nothing has run the result that has to.
+const NO_PROOF: &str = "proof: the written file was not run in tract";
+
+/// Writes the result for a model that neither the evaluator nor, so far as that goes, tract can run.
+///
+/// # Errors
+/// When the result can't be written.
+pub(super) fn unrun(
+    request: &Request,
+    model: &Model,
+    result: &Model,
+    plan: &Plan,
+    reason: &str,
+    judged: Option<f64>,
+    progress: &dyn Progress,
+) -> Result<Report> {
+    let mut report = plain(&request.input, &request.output, model, result)?;
+    put(request, result, plan, &mut report)?;
+    let (file_metric, fault) = judge(request, judged, &request.output, progress)?;
+    report.file_metric = file_metric;
+    report.missed.extend(fault);
+    report.peak_rss_bytes = report::peak_rss_bytes();
+    report.warnings.push(format!(
+        "the model can't be run here ({reason}): only the weights decided, and the written file was \
+         run nowhere; check it in the runtime it is for"
+    ));
+    report.missed.push(NO_PROOF.to_owned());
     Ok(report)
 }
 
@@ -329,6 +388,8 @@ pub(super) fn fill_layers(
 fn entry(layer: &Layer, factors: Option<&Factors>, own_bias: bool, at: Extent) -> report::Layer {
     let before = layer.weight_params + layer.bias_params;
     let dense = layer.map.as_ref().map(|m| (m.rows * m.columns * m.groups) as u64 * at.output);
+    // Extents are not known where the model can't be run.
+    let known = at.output > 0;
     let choice = factors.and_then(|f| f.choice);
     let macs = match (&layer.map, choice) {
         (Some(map), Some(choice)) => Some(choice.macs(map, at)),
@@ -367,8 +428,8 @@ fn entry(layer: &Layer, factors: Option<&Factors>, own_bias: bool, at: Extent) -
         bits: None,
         params_before: before,
         params_after: params,
-        macs_before: dense,
-        macs_after: macs,
+        macs_before: dense.filter(|_| known),
+        macs_after: macs.filter(|_| known),
         reason: layer.skip.clone().or_else(|| {
             (choice.is_none() && factors.is_some())
                 .then(|| "dense; refitted to what the layers before it yield".to_owned())

@@ -25,7 +25,9 @@ pub struct Batches {
 }
 
 impl Batches {
-    pub(crate) fn new(inputs: Vec<InputSpec>) -> Self {
+    /// The batch sizes that a model of these inputs takes.
+    #[must_use]
+    pub fn new(inputs: Vec<InputSpec>) -> Self {
         let fixed = inputs.iter().filter_map(|input| input.shape.first().copied().flatten()).max();
         Self { inputs, fixed }
     }

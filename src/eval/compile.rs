@@ -49,8 +49,25 @@ impl Evaluator {
         observed: &[&str],
         trained: Option<&[&str]>,
     ) -> Result<Self> {
+        Self::compile_for(model, graph::inputs(model)?, observed, trained)
+    }
+
+    /// The evaluator of a model whose inputs are no tensors that this crate holds, and that therefore
+    /// can't be run: it tells the order of the steps.
+    ///
+    /// # Errors
+    /// As [`Evaluator::new`].
+    pub fn never_run(model: &Model) -> Result<Self> {
+        Self::compile_for(model, Vec::new(), &[], None)
+    }
+
+    fn compile_for(
+        model: &Model,
+        inputs: Vec<graph::InputSpec>,
+        observed: &[&str],
+        trained: Option<&[&str]>,
+    ) -> Result<Self> {
         let graph = model.graph();
-        let inputs = graph::inputs(model)?;
         let mut names: HashMap<String, ValueId> = HashMap::new();
         let mut id = |name: &str| -> ValueId {
             let next = names.len();

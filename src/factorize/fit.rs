@@ -4,7 +4,7 @@ use ndarray::Array1;
 
 use crate::error::Result;
 use crate::eval::moments::Moments;
-use crate::linalg::{Covariance, Matrix, product, sandwich, symmetric_eigen};
+use crate::linalg::{Covariance, Matrix, product, symmetric_eigen};
 
 /// Least squares of targets t on inputs x, with a ridge towards the original weight.
 #[derive(Clone, Debug)]
@@ -177,5 +177,5 @@ pub(super) fn side_gram(weight: &Matrix, side: usize, rest: usize) -> Matrix {
     for ((row, column), &value) in weight.indexed_iter() {
         unfolded[[column / rest, row * rest + column % rest]] = value;
     }
-    sandwich(&unfolded, &Matrix::eye(unfolded.ncols()))
+    product(&unfolded, &unfolded.t().to_owned())
 }

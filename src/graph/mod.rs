@@ -4,6 +4,8 @@
 mod constants;
 mod edit;
 mod fold;
+mod functions;
+mod hoist;
 mod inputs;
 mod links;
 mod names;
@@ -13,6 +15,8 @@ pub use edit::{
     add_initializer, drop_value_info, remove_unused_constants, replace_node, set_constant,
 };
 pub use fold::fold_addition;
+pub use functions::inline_functions;
+pub use hoist::{body_nodes, hoist_constants};
 pub use inputs::{InputSpec, inputs, outputs};
 pub use links::{Consumer, Links};
 pub use names::{NameAllocator, captured, fresh_name};

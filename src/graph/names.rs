@@ -1,6 +1,6 @@
 //! Names: which are taken, and which a body reads from the graph around it.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use crate::onnx::{GraphProto, NodeProto};
 
@@ -53,6 +53,33 @@ fn collect(graph: &GraphProto, taken: &mut HashSet<String>) {
 /// The graphs among the attributes of a node: branches and loop bodies.
 pub(super) fn bodies(node: &NodeProto) -> impl Iterator<Item = &GraphProto> {
     node.attribute.iter().flat_map(|a| a.g.iter().chain(&a.graphs))
+}
+
+/// The same graphs, to be edited.
+pub(super) fn bodies_mut(node: &mut NodeProto) -> impl Iterator<Item = &mut GraphProto> {
+    node.attribute.iter_mut().flat_map(|a| a.g.iter_mut().chain(&mut a.graphs))
+}
+
+/// Gives values of a body, and of bodies in it, other names.
+pub(super) fn rename_graph(graph: &mut GraphProto, names: &HashMap<String, String>) {
+    let swap = |name: &mut Option<String>| {
+        if let Some(new) = name.as_ref().and_then(|old| names.get(old)) {
+            *name = Some(new.clone());
+        }
+    };
+    let infos = graph.input.iter_mut().chain(&mut graph.output).chain(&mut graph.value_info);
+    infos.for_each(|info| swap(&mut info.name));
+    graph.initializer.iter_mut().for_each(|tensor| swap(&mut tensor.name));
+    let sparse = graph.sparse_initializer.iter_mut().filter_map(|s| s.values.as_mut());
+    sparse.for_each(|tensor| swap(&mut tensor.name));
+    for node in &mut graph.node {
+        for name in node.input.iter_mut().chain(&mut node.output) {
+            if let Some(new) = names.get(name) {
+                name.clone_from(new);
+            }
+        }
+        bodies_mut(node).for_each(|body| rename_graph(body, names));
+    }
 }
 
 /// Values that the bodies of `node` read from the graph around them.

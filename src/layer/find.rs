@@ -8,17 +8,18 @@ use super::{Form, Layer, LinearMap};
 use crate::error::{Error, Result};
 use crate::graph::{self, Constant, Links};
 use crate::onnx::proto::tensor_proto::DataType as Code;
-use crate::onnx::{Model, NodeAttributes, NodeProto, data_type_name};
+use crate::onnx::{GraphProto, Model, NodeAttributes, NodeProto, data_type_name};
 use crate::ops::ConvAttributes;
 
 /// A weight with fewer elements than this can't pay for another node.
-const SMALLEST: u64 = 64;
+pub(super) const SMALLEST: u64 = 64;
 
 /// Which layers may be factorized, by globs of node or weight names.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
     include: Option<GlobSet>,
     exclude: GlobSet,
+    any_size: bool,
 }
 
 impl Filter {
@@ -42,7 +43,14 @@ impl Filter {
         Ok(Self {
             include: (!include.is_empty()).then(|| set("--include", include)).transpose()?,
             exclude: set("--exclude", exclude)?,
+            any_size: false,
         })
+    }
+
+    /// The same with layers that are too small to gain from a factorization.
+    #[must_use]
+    pub fn any_size(self) -> Self {
+        Self { any_size: true, ..self }
     }
 
     /// Fails when a glob matches none of the layers.
@@ -139,7 +147,7 @@ pub fn find(model: &Model, filter: &Filter) -> Result<Vec<Layer>> {
                 Err("shared with another node".to_owned())
             } else {
                 linear_map(node, role, &layer.shape, &constants, model)?
-                    .and_then(|map| profitable(map, &layer))
+                    .and_then(|map| if filter.any_size { Ok(map) } else { profitable(map, &layer) })
             };
             match (reason, filter.reason(&layer.name, weight)) {
                 (Ok(_), Some(reason)) | (Err(reason), _) => layer.skip = Some(reason),
@@ -150,8 +158,57 @@ pub fn find(model: &Model, filter: &Filter) -> Result<Vec<Layer>> {
         if let Some(layer) = computed_weight(index, node, &graph.node, &constants, &links) {
             layers.push(layer);
         }
+        in_bodies(index, node, graph, &constants, &mut layers);
     }
     Ok(layers)
+}
+
+/// The weights of the main graph that products in the bodies of `node` use: listed, and left to
+/// quantization. One that several of them use is listed once.
+fn in_bodies(
+    index: usize,
+    node: &NodeProto,
+    graph: &GraphProto,
+    constants: &BTreeMap<String, Constant>,
+    layers: &mut Vec<Layer>,
+) {
+    for inner in graph::body_nodes(node) {
+        for (position, weight) in inner.input.iter().enumerate() {
+            if matches!(role(inner, position), Role::Other | Role::Bias)
+                && !is_recurrent(inner, position)
+            {
+                continue;
+            }
+            let Some(stored) = constants.get(weight).and_then(|c| c.proto(graph)) else { continue };
+            let shape: Vec<usize> =
+                stored.dims.iter().map(|&d| usize::try_from(d).unwrap_or(0)).collect();
+            let elements: u64 = shape.iter().map(|&d| d as u64).product();
+            if shape.len() < 2 || elements == 0 || layers.iter().any(|l| l.weight == *weight) {
+                continue;
+            }
+            layers.push(Layer {
+                node: index,
+                name: inner.label().to_owned(),
+                op_type: format!("{}/{}", node.op_type(), inner.op_type()),
+                weight: weight.clone(),
+                shape,
+                weight_params: elements,
+                bias_params: 0,
+                map: None,
+                skip: Some(format!(
+                    "in a body of {} `{}`: --quantize stores it in fewer bits, ranks stay",
+                    node.op_type(),
+                    node.label()
+                )),
+            });
+        }
+    }
+}
+
+/// Whether an input is one of the weights of a recurrent operator: of its inputs or of its state.
+fn is_recurrent(node: &NodeProto, position: usize) -> bool {
+    matches!(node.domain(), "" | "ai.onnx")
+        && matches!((node.op_type(), position), ("LSTM" | "GRU" | "RNN", 1 | 2))
 }
 
 /// What an input is to its node.
@@ -232,6 +289,7 @@ fn linear_map(
             let bias = bias_name.cloned();
             Ok(Ok(LinearMap { form: Form::Conv(attributes), groups, rows, columns, bias }))
         }
+        Role::Bias | Role::Other => Ok(Err(other_reason(node))),
         _ if shape.len() != 2 => Ok(Err(format!("a batch of matrices {shape:?}"))),
         Role::GemmRight => {
             let (trans_a, trans_b) = (flag("transA"), flag("transB"));
@@ -266,10 +324,19 @@ fn linear_map(
         }
         Role::MatMulRight => matrix(Form::MatMulRight, shape[1], shape[0], None),
         Role::MatMulLeft => matrix(Form::MatMulLeft, shape[0], shape[1], None),
-        Role::Bias | Role::Other => Ok(Err(match node.op_type() {
-            "Gather" => "a table that rows are looked up in".to_owned(),
-            other => format!("a weight of {other}, which is not factorized"),
-        })),
+    }
+}
+
+/// Why a weight of an operator that is not factorized is left alone.
+fn other_reason(node: &NodeProto) -> String {
+    match node.op_type() {
+        "Gather" => {
+            "a table that rows are looked up in: --quantize stores it in fewer bits".to_owned()
+        }
+        other @ ("LSTM" | "GRU" | "RNN") => {
+            format!("a weight of {other}: --quantize stores it in fewer bits, ranks stay")
+        }
+        other => format!("a weight of {other}, which is not factorized"),
     }
 }
 
@@ -302,11 +369,16 @@ fn computed_weight(
     {
         return None;
     }
-    let producer = links.producer(second).map(|p| nodes[p].op_type());
-    let reason = match producer {
-        Some("DequantizeLinear") => "quantized: made by a DequantizeLinear",
-        Some(_) => "dynamic: the second factor is computed by another node",
-        None => "dynamic: the second factor is an input of the model",
+    let producer = links.producer(second).map(|p| &nodes[p]);
+    let of_constant =
+        producer.and_then(|p| p.input.first()).filter(|source| constants.contains_key(*source));
+    let reason = match (producer.map(NodeProto::op_type), of_constant) {
+        (Some("DequantizeLinear"), _) => "quantized: made by a DequantizeLinear".to_owned(),
+        (Some(op), Some(source)) if producer.is_some_and(|p| p.input.len() == 1) => {
+            format!("a {op} of `{source}`, which is stored in another form or read elsewhere too")
+        }
+        (Some(_), _) => "dynamic: the second factor is computed by another node".to_owned(),
+        (None, _) => "dynamic: the second factor is an input of the model".to_owned(),
     };
     Some(Layer {
         node: index,
@@ -317,6 +389,6 @@ fn computed_weight(
         weight_params: 0,
         bias_params: 0,
         map: None,
-        skip: Some(reason.to_owned()),
+        skip: Some(reason),
     })
 }

@@ -2,11 +2,13 @@
 
 mod cost;
 mod find;
+mod prepare;
 mod rows;
 mod weight;
 
 pub use cost::{Cost, Extent, PRODUCTS, shapes};
 pub use find::{Filter, find};
+pub use prepare::{Prepared, prepare};
 pub use rows::{Positions, Rows};
 pub use weight::Weight;
 

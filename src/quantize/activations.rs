@@ -55,7 +55,7 @@ fn data_input(role: Role) -> Option<usize> {
     match role {
         Role::Conv | Role::GemmRight(_) | Role::MatMulRight => Some(0),
         Role::GemmLeft(_) | Role::MatMulLeft => Some(1),
-        Role::ConvTranspose | Role::Table(_) => None,
+        Role::ConvTranspose | Role::Table(_) | Role::Recurrent => None,
     }
 }
 

@@ -28,6 +28,8 @@ pub enum Role {
     MatMulLeft,
     /// Table of a Gather, looked up along this axis.
     Table(usize),
+    /// Weights of the inputs or of the state of LSTM, GRU or RNN, by direction and gate.
+    Recurrent,
 }
 
 /// One use of a constant by a node that multiplies by it or looks it up.
@@ -74,7 +76,10 @@ impl Weight {
         let rank = self.shape.len();
         match self.uses[0].role {
             Role::Conv | Role::GemmRight(true) | Role::GemmLeft(false) => 0,
-            Role::ConvTranspose | Role::GemmRight(false) | Role::GemmLeft(true) => 1,
+            Role::ConvTranspose
+            | Role::GemmRight(false)
+            | Role::GemmLeft(true)
+            | Role::Recurrent => 1,
             Role::MatMulRight => rank - 1,
             Role::MatMulLeft => rank - 2,
             Role::Table(axis) => axis,
@@ -143,7 +148,7 @@ impl Weight {
                 let (rows, columns) = pair(false)?;
                 matrix(Form::MatMulLeft, rows, columns)
             }
-            Role::ConvTranspose | Role::Table(_) => None,
+            Role::ConvTranspose | Role::Table(_) | Role::Recurrent => None,
         }
     }
 
@@ -169,13 +174,17 @@ pub fn weights(model: &Model) -> Vec<Weight> {
         let shape: Vec<usize> =
             stored.dims.iter().map(|&d| usize::try_from(d).unwrap_or(0)).collect();
         let consumers = links.consumers(name);
-        let uses: Vec<Use> = consumers
+        let mut uses: Vec<Use> = consumers
             .iter()
             .filter_map(|c| {
                 let role = role(&graph.node[c.node], c.input, &shape, &constants)?;
                 Some(Use { node: c.node, role })
             })
             .collect();
+        let direct = uses.len();
+        if links.used_in_body(name) {
+            uses.extend(in_bodies(graph, name, &shape, &constants));
+        }
         if uses.is_empty() || shape.len() < 2 {
             continue;
         }
@@ -192,10 +201,29 @@ pub fn weights(model: &Model) -> Vec<Weight> {
         found.push(Weight {
             name: name.clone(),
             shape,
-            read_elsewhere: consumers.len() > uses.len() || links.used_in_body(name),
+            read_elsewhere: consumers.len() > direct || links.used_in_body(name),
             uses,
             skip,
         });
+    }
+    found
+}
+
+/// The uses of a constant of the main graph in bodies, by the node that has the body.
+fn in_bodies(
+    graph: &GraphProto,
+    name: &str,
+    shape: &[usize],
+    constants: &BTreeMap<String, Constant>,
+) -> Vec<Use> {
+    let mut found = Vec::new();
+    for (index, node) in graph.node.iter().enumerate() {
+        for inner in graph::body_nodes(node) {
+            let inputs = inner.input.iter().enumerate().filter(|(_, input)| *input == name);
+            found.extend(inputs.filter_map(|(position, _)| {
+                Some(Use { node: index, role: role(inner, position, shape, constants)? })
+            }));
+        }
     }
     found
 }
@@ -219,6 +247,7 @@ fn role(
         ("Gemm", 0) if other(1) => Some(Role::GemmLeft(flag("transA"))),
         ("MatMul", 1) if other(0) => Some(Role::MatMulRight),
         ("MatMul", 0) if other(1) => Some(Role::MatMulLeft),
+        ("LSTM" | "GRU" | "RNN", 1 | 2) if other(0) && shape.len() == 3 => Some(Role::Recurrent),
         ("Gather", 0) if other(1) => {
             let axis = node.int("axis").unwrap_or(0);
             let rank = shape.len() as i64;

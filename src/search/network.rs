@@ -99,18 +99,22 @@ const WIDE: usize = 5120;
 pub(super) const LANES: usize = 4;
 
 impl<'a> Network<'a> {
-    /// A network for the layers of `model` that have a map. `inputs` is one sample, for shapes.
+    /// A network for the layers of `model` that have a map. `inputs` is one sample, for shapes; with
+    /// none the model is never run, and extents are zero.
     ///
     /// # Errors
-    /// When the model can't be run or a weight can't be read.
+    /// When the model can't be run on the sample or a weight can't be read.
     pub fn new(
         model: &'a Model,
         layers: &[Layer],
         inputs: Vec<Tensor>,
         options: NetworkOptions,
     ) -> Result<Self> {
-        let evaluator = Evaluator::new(model)?;
-        let values = shapes(model, inputs)?;
+        let (evaluator, values) = if inputs.is_empty() && !model.graph().input.is_empty() {
+            (Evaluator::never_run(model)?, HashMap::new())
+        } else {
+            (Evaluator::new(model)?, shapes(model, inputs)?)
+        };
         let (steps, layers): (Vec<usize>, Vec<Layer>) =
             in_order(&evaluator, layers).into_iter().unzip();
         let weights = layers.iter().map(|l| l.weight(model)).collect::<Result<_>>()?;

@@ -67,6 +67,26 @@ pub fn concrete_shapes(
         .collect()
 }
 
+/// The shapes of [`concrete_shapes`] with `extent` for every dim that stays open but the batch.
+///
+/// # Errors
+/// [`Error::Option`] for a shape that fits no input.
+pub fn guessed_shapes(
+    specs: &[InputSpec],
+    shapes: &[(String, Vec<usize>)],
+    extent: usize,
+) -> Result<Vec<(String, Vec<usize>)>> {
+    let mut specs = specs.to_vec();
+    apply_shapes(&mut specs, shapes)?;
+    let dims = |spec: InputSpec| {
+        let open = |axis: usize| if axis == 0 { 1 } else { extent };
+        let dims = spec.shape.iter().enumerate().map(|(axis, d)| d.unwrap_or(open(axis)));
+        let dims = dims.collect();
+        (spec.name, dims)
+    };
+    Ok(specs.into_iter().map(dims).collect())
+}
+
 /// `1x3xHxW`-like text with plausible numbers in the open places.
 fn example(shape: &[Option<usize>]) -> String {
     let dims = shape.iter().enumerate();

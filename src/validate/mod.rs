@@ -26,7 +26,7 @@ use crate::tensor::Tensor;
 use crate::tract::{from_tract, guarded, to_tract};
 
 pub use compare::{Agreement, Difference};
-pub use inputs::{concrete_shapes, random_inputs};
+pub use inputs::{concrete_shapes, guessed_shapes, random_inputs};
 pub use latency::{Latency, latency};
 pub use table::{LatencyTable, Point};
 pub use timing::nanoseconds;
@@ -60,15 +60,17 @@ impl Session {
     /// # Errors
     /// As [`Session::open_shaped`].
     pub fn open_for(path: &Path, batch: &[Tensor]) -> Result<Self> {
-        let model = Model::read(path)?;
+        let specs = graph::inputs(&Model::read(path)?)?;
+        // An input that leaves its batch open gets as many samples as one that doesn't.
+        let batch_size = Batches::new(specs.clone()).fixed.unwrap_or(1);
         let shape = |(spec, tensor): (&InputSpec, &Tensor)| {
             let mut shape = tensor.shape().to_vec();
             if let Some(samples) = shape.first_mut() {
-                *samples = spec.shape.first().copied().flatten().unwrap_or(1);
+                *samples = spec.shape.first().copied().flatten().unwrap_or(batch_size);
             }
             (spec.name.clone(), shape)
         };
-        let shapes: Vec<_> = graph::inputs(&model)?.iter().zip(batch).map(shape).collect();
+        let shapes: Vec<_> = specs.iter().zip(batch).map(shape).collect();
         Self::open_shaped(path, &shapes)
     }
 
