@@ -35,6 +35,8 @@ fn request(output: &Path, ratio: f64) -> Request {
         train: None,
         resume: None,
         shapes: Vec::new(),
+        report: None,
+        command: Vec::new(),
         save_plan: None,
         force: false,
         options: Options {

@@ -41,6 +41,9 @@ pub struct CompressArgs {
     /// Write the plan, for `apply`
     #[arg(long, value_name = "FILE")]
     save_plan: Option<PathBuf>,
+    /// Write the report as a page that opens in any browser, offline
+    #[arg(long, value_name = "OUT.html")]
+    report: Option<PathBuf>,
     /// Allow to replace the input
     #[arg(long)]
     force: bool,
@@ -211,6 +214,8 @@ impl CompressArgs {
             resume: training.resume,
             shapes: self.shapes.shape,
             save_plan: self.save_plan,
+            report: self.report,
+            command: Vec::new(),
             force: self.force,
             options: Options {
                 ratio: self.ratio,

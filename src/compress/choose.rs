@@ -6,6 +6,7 @@ use super::gentle::{Dense, Whole};
 use super::parts::Parts;
 use super::result;
 use super::smallest::smallest;
+use super::spectra::spectra;
 use super::statistics::{calibrate_for_search, plain, quick};
 use crate::error::{Error, Result};
 use crate::layer::{Filter, find};
@@ -41,6 +42,18 @@ pub(super) fn search_report(options: &Options, found: &Found, layers: usize) -> 
             standard_error: drop.error,
             samples: drop.samples,
         }),
+        trials: effort.trials.iter().map(|t| trial(t, found.begin)).collect(),
+    }
+}
+
+fn trial(trial: &search::Trial, begin: Instant) -> report::Trial {
+    report::Trial {
+        seconds: trial.at.saturating_duration_since(begin).as_secs_f64(),
+        evaluation: trial.evaluation,
+        predicted: trial.predicted,
+        loss: trial.loss,
+        samples: trial.samples,
+        taken: trial.taken,
     }
 }
 
@@ -50,6 +63,10 @@ pub(super) struct Found {
     /// The network of these choices, where the search has fitted it.
     pub compressed: Option<Compressed>,
     pub effort: Effort,
+    /// What the decomposition of every layer leaves, where there was one.
+    pub spectra: Vec<Option<report::Spectrum>>,
+    /// When the search began.
+    pub begin: Instant,
     mode: SearchMode,
     /// Samples that candidates were scored on.
     samples: usize,
@@ -161,7 +178,16 @@ impl<'a> Ground<'a> {
             }
         };
         let choices = Network::choices(forms, &allocation);
-        Ok(Found { choices, compressed, effort, mode, samples: samples.len(), drop: None })
+        Ok(Found {
+            spectra: spectra(forms, &choices),
+            choices,
+            compressed,
+            effort,
+            begin: clock,
+            mode,
+            samples: samples.len(),
+            drop: None,
+        })
     }
 
     /// What the network of a choice loses of the metric, on the samples of the search.
@@ -206,6 +232,8 @@ pub(super) fn choose<'a>(
         choices: vec![None; dense.layers.len()],
         compressed: None,
         effort: Effort { stopped, ..Effort::default() },
+        spectra: Vec::new(),
+        begin: clock,
         mode: SearchMode::Start,
         samples: 0,
         drop: None,
@@ -238,7 +266,8 @@ pub(super) fn choose<'a>(
         let found = search::start(&forms, &losses, budget).unwrap_or_default();
         seconds.search = Some(clock.elapsed().as_secs_f64());
         let choices = Network::choices(&forms, &found);
-        return Ok((Found { choices, ..nothing("no data") }, network));
+        let spectra = spectra(&forms, &choices);
+        return Ok((Found { choices, spectra, ..nothing("no data") }, network));
     };
     let ground = Ground::new(dense, whole, parts, options, progress)?;
     seconds.calibrate = Some(clock.elapsed().as_secs_f64());
@@ -250,7 +279,8 @@ pub(super) fn choose<'a>(
             Some(ground.choose(ratio, options.search, options, progress)?)
         }
     };
-    let found = found.unwrap_or_else(|| nothing("nothing can be factorized within --max-drop"));
+    let mut found = found.unwrap_or_else(|| nothing("nothing can be factorized within --max-drop"));
+    found.begin = clock;
     seconds.search = Some(clock.elapsed().as_secs_f64());
     Ok((found, ground.network))
 }

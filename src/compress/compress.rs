@@ -21,7 +21,7 @@ use crate::onnx::Model;
 use crate::options::Target;
 use crate::progress::Progress;
 use crate::quantize;
-use crate::report::{Metric, Report, Seconds};
+use crate::report::{Metric, Page, Report, Seconds, page};
 use crate::score::MetricKind;
 use crate::search::{self, Compressed, Plan, Samples};
 use crate::tensor::Tensor;
@@ -36,7 +36,11 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
     let options = &request.options;
     let mut seconds = Seconds::default();
     check_output(&request.input, &request.output, request.force)?;
-    let beside = [("--save-plan", &request.save_plan), ("--resume", &request.resume)];
+    let beside = [
+        ("--save-plan", &request.save_plan),
+        ("--resume", &request.resume),
+        ("--report", &request.report),
+    ];
     let beside = beside.into_iter().filter_map(|(option, path)| Some((option, path.as_ref()?)));
     for (option, path) in beside.clone() {
         check_output(&request.input, path, false)?;
@@ -176,7 +180,15 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
     report.ratio.reached = Some(reached(&report, options.target));
     let searched = options.factorizes();
     report.search = searched.then(|| search_report(options, &found, network.layers.len()));
-    result::fill_layers(&mut report, &layers, &whole.layers, &network.extents, &factors, &folded);
+    result::fill_layers(
+        &mut report,
+        &layers,
+        &whole.layers,
+        &network.extents,
+        &factors,
+        &folded,
+        &found.spectra,
+    );
     report.quantization = quantized;
     quantization::fill_report(&mut report, &layers, &plan, options);
     result::check_targets(&mut report, options);
@@ -195,6 +207,11 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
             "no data: everything comes from the weights alone; give --data for a far better result"
                 .to_owned(),
         );
+    }
+    report.program.seed = options.seed;
+    report.program.command.clone_from(&request.command);
+    if let Some(path) = &request.report {
+        result::write_text(path, &page(&Page::Compression { report: &report }))?;
     }
     Ok(report)
 }

@@ -12,6 +12,7 @@ mod parts;
 mod quantization;
 mod result;
 mod smallest;
+mod spectra;
 mod statistics;
 mod target;
 mod training;
@@ -52,6 +53,10 @@ pub struct Request {
     pub shapes: Vec<(String, Vec<usize>)>,
     /// Where the plan goes.
     pub save_plan: Option<PathBuf>,
+    /// Where the report goes, as a page.
+    pub report: Option<PathBuf>,
+    /// The command line that asks for this, for the report; empty where there is none.
+    pub command: Vec<String>,
     /// Whether the output may replace the input.
     pub force: bool,
     /// Everything else.

@@ -15,8 +15,8 @@ use crate::options::{Options, Target};
 use crate::progress::Progress;
 use crate::quantize;
 use crate::report::{
-    self, Action, Latency, Metric, ModelSize, OutputSize, Ratio, Report, SCHEMA_VERSION, Seconds,
-    Validation,
+    self, Action, Latency, Metric, ModelSize, OutputSize, Program, Ratio, Report, SCHEMA_VERSION,
+    Seconds, Validation,
 };
 use crate::score::Scorer;
 use crate::search::{self, Plan, Samples};
@@ -253,7 +253,21 @@ fn plain(input: &Path, output: &Path, model: &Model, result: &Model) -> Result<R
         validation: None,
         missed: Vec::new(),
         warnings: Vec::new(),
+        program: program(),
     })
+}
+
+/// What makes a report.
+pub(super) fn program() -> Program {
+    Program {
+        name: env!("CARGO_PKG_NAME").to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        tract: env!("TRACT_VERSION").to_owned(),
+        platform: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+        threads: rayon::current_num_threads(),
+        seed: 0,
+        command: Vec::new(),
+    }
 }
 
 /// Bytes of a model's file and its external data after gzip; none where one can't be read.
@@ -264,7 +278,7 @@ fn gzip_bytes(path: &Path, external: impl IntoIterator<Item = PathBuf>) -> Optio
 }
 
 /// Writes text beside its target, then renames it into place.
-fn write_text(path: &Path, text: &str) -> Result<()> {
+pub(super) fn write_text(path: &Path, text: &str) -> Result<()> {
     use std::io::Write;
     let fault = |source| Error::Write { path: path.to_owned(), source };
     let folder = path.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new("."));
@@ -284,6 +298,7 @@ pub(super) fn fill_layers(
     extents: &[Extent],
     factors: &[Option<Factors>],
     folded: &HashSet<String>,
+    spectra: &[Option<report::Spectrum>],
 ) {
     for layer in layers {
         let place = compressible.iter().position(|l| l.node == layer.node);
@@ -291,7 +306,9 @@ pub(super) fn fill_layers(
         let factors = place.and_then(|l| factors[l].as_ref());
         let extent = place.map(|l| extents[l]).unwrap_or_default();
         let own_bias = !folded.contains(&layer.name);
-        report.layers.push(entry(layer, factors, own_bias, extent));
+        let mut entry = entry(layer, factors, own_bias, extent);
+        entry.spectrum = place.and_then(|l| spectra.get(l)?.clone());
+        report.layers.push(entry);
     }
 }
 
@@ -342,6 +359,7 @@ fn entry(layer: &Layer, factors: Option<&Factors>, own_bias: bool, at: Extent) -
             (choice.is_none() && factors.is_some())
                 .then(|| "dense; refitted to what the layers before it yield".to_owned())
         }),
+        spectrum: None,
     }
 }
 

@@ -22,6 +22,12 @@ fn full() -> Report {
         macs_before: Some(1000),
         macs_after: Some(100),
         reason: reason.map(str::to_owned),
+        spectrum: Some(Spectrum {
+            scheme: "tucker".into(),
+            rank_in: Some(10),
+            ranks: vec![1, 12, 64],
+            errors: vec![0.5, 0.04, 0.0],
+        }),
     };
     Report {
         schema_version: SCHEMA_VERSION,
@@ -72,6 +78,17 @@ fn full() -> Report {
             stopped: "no change gains".to_owned(),
             predicted_vs_measured_rank_correlation: Some(0.93),
             drop: Some(Drop { points: 0.75, standard_error: 0.125, samples: 800 }),
+            trials: vec![
+                Trial { loss: 0.31, evaluation: 1, samples: 800, taken: true, ..Trial::default() },
+                Trial {
+                    seconds: 1.5,
+                    evaluation: 2,
+                    predicted: Some(0.29),
+                    loss: 0.3,
+                    samples: 800,
+                    taken: true,
+                },
+            ],
         }),
         training: Some(Training {
             source: "train.npz".into(),
@@ -91,6 +108,10 @@ fn full() -> Report {
                 tail_before: Some(0.2),
                 tail_after: Some(0.1),
                 setbacks: 0,
+                checks: vec![
+                    TrainingCheck { held: 0.5, fitted: Some(0.5), ..TrainingCheck::default() },
+                    TrainingCheck { step: 60, loss: Some(0.45), held: 0.4, fitted: Some(0.3) },
+                ],
             }],
             obstacles: vec!["node `x` (OneHot): `w`".into()],
         }),
@@ -112,6 +133,15 @@ fn full() -> Report {
         }),
         missed: vec!["top1 fell by 0.50 points".into()],
         warnings: vec!["the data is small".into()],
+        program: Program {
+            name: "onnx-bsr".into(),
+            version: "0.1.0".into(),
+            tract: "0.23.9".into(),
+            platform: "linux x86_64".into(),
+            threads: 2,
+            seed: 0,
+            command: vec!["onnx-bsr".into(), "m.onnx".into(), "out file.onnx".into()],
+        },
     }
 }
 

@@ -1,6 +1,7 @@
 //! Joint search over all layers and schemes by the true loss of the compressed network.
 
 use std::collections::HashSet;
+use std::time::Instant;
 
 use super::moves::{combinations, moves};
 use super::network::Network;
@@ -9,7 +10,7 @@ use super::race::Difference;
 use super::sequential::Compressed;
 use super::snapshots::Snapshots;
 use super::start::start;
-use super::{Allocation, Effort, Prediction, Problem};
+use super::{Allocation, Effort, Prediction, Problem, Trial};
 use crate::error::{Error, Result};
 use crate::factorize::Choice;
 use crate::score::{Score, Scorer};
@@ -40,6 +41,8 @@ struct Candidate {
     compressed: Compressed,
     losses: Vec<f64>,
     loss: f64,
+    /// Its place among the trials.
+    trial: usize,
     /// Whether a level has started from it.
     expanded: bool,
 }
@@ -111,6 +114,7 @@ pub fn beam(
             // The first place is for what is better beyond its noise, the others go by the mean.
             let better = Difference::of(&candidate.losses, &beam[0].losses).is_better();
             let behind = beam[1..].iter().position(|c| candidate.loss < c.loss);
+            search.effort.trials[candidate.trial].taken = better;
             let place = if better { 0 } else { behind.map_or(beam.len(), |at| at + 1) };
             fruitless = if better { 0 } else { fruitless };
             beam.insert(place, candidate);
@@ -179,9 +183,19 @@ impl Search<'_, '_> {
             }
         }
         let loss = score.mean_loss();
+        let mut trial = Trial {
+            at: Instant::now(),
+            evaluation: self.effort.evaluations,
+            predicted: None,
+            loss,
+            samples: score.len(),
+            taken: best.is_none(),
+        };
         if let Some(best) = best {
             let difference = Difference::of(&score.losses, &best.losses);
-            self.effort.predicted.push((predicted, best.loss + difference.mean));
+            let measured = best.loss + difference.mean;
+            self.effort.predicted.push((predicted, measured));
+            trial = Trial { predicted: Some(predicted), loss: measured, ..trial };
             log::debug!(target: "search", "{}: loss {loss:.5} on {} samples, {:+.5} +- {:.5} to the \
                  best, predicted {predicted:.5}", self.effort.evaluations, score.len(),
                 difference.mean, difference.error);
@@ -190,8 +204,16 @@ impl Search<'_, '_> {
                 self.effort.evaluations, score.metric());
         }
         progress.step(self.effort.evaluations, &format!("loss {loss:.4}"));
-        let candidate =
-            Candidate { allocation, compressed, losses: score.losses, loss, expanded: false };
+        self.effort.trials.push(trial);
+        let trial = self.effort.trials.len() - 1;
+        let candidate = Candidate {
+            allocation,
+            compressed,
+            losses: score.losses,
+            loss,
+            trial,
+            expanded: false,
+        };
         Ok((!worse).then_some(candidate))
     }
 
