@@ -30,10 +30,10 @@ const FEW: usize = 96;
 
 /// Layers are tried again in a network that loses less than this share of what the one they were last
 /// tried in lost.
-const PROBE_AGAIN: f64 = 0.97;
+const PROBE_AGAIN: f64 = 0.85;
 
 /// Levels in a row that leave the best network where it is, after which the search ends.
-const FRUITLESS: usize = 3;
+const FRUITLESS: usize = 2;
 
 /// A network scored on all samples.
 struct Candidate {
@@ -41,8 +41,6 @@ struct Candidate {
     compressed: Compressed,
     losses: Vec<f64>,
     loss: f64,
-    /// Its place among the trials.
-    trial: usize,
     /// Whether a level has started from it.
     expanded: bool,
 }
@@ -71,8 +69,9 @@ struct Search<'a, 'm> {
 /// network has, where they hold what earlier layers do to later ones, and weighed by what changes of
 /// single layers were measured to do in place. The allocation that is best by them, and exchanges of
 /// a few layers' budget on the way there, are refitted and scored. Scores are compared sample by
-/// sample, on growing parts of them: what is worse by three standard errors of the difference is
-/// given up early, and only a gain above its standard error takes the best one's place.
+/// sample, on growing parts of them: what is worse by three standard errors of the difference, or very
+/// unlikely to end better, is given up early, and only a gain above its standard error takes the best
+/// one's place. Where the noise of the samples hides what changes do, the search ends.
 ///
 /// # Errors
 /// When a network can't be run, or the run is interrupted.
@@ -99,7 +98,7 @@ pub fn beam(
     let first = search.measure(first, None, predicted)?;
     let mut beam: Vec<Candidate> = first.into_iter().collect();
     let mut fruitless = 0;
-    search.effort.stopped = loop {
+    search.effort.stopped = 'search: loop {
         if fruitless >= FRUITLESS {
             break "no change gains";
         }
@@ -108,18 +107,29 @@ pub fn beam(
         }
         let Some(at) = beam.iter().position(|c| !c.expanded) else { break "no change gains" };
         beam[at].expanded = true;
-        let found = search.level(&beam[at], &beam[0])?;
+        let Some(children) = search.children(&beam[at])? else {
+            break "the noise of the samples hides what changes gain";
+        };
         fruitless += 1;
-        for candidate in found {
+        for (allocation, predicted) in children {
+            if let Some(reason) = search.exhausted() {
+                break 'search reason;
+            }
+            let Some(found) = search.measure(allocation, Some(&beam[0]), predicted)? else {
+                continue;
+            };
             // The first place is for what is better beyond its noise, the others go by the mean.
-            let better = Difference::of(&candidate.losses, &beam[0].losses).is_better();
-            let behind = beam[1..].iter().position(|c| candidate.loss < c.loss);
-            search.effort.trials[candidate.trial].taken = better;
+            let better = Difference::of(&found.losses, &beam[0].losses).is_better();
+            let behind = beam[1..].iter().position(|c| found.loss < c.loss);
+            if let Some(trial) = search.effort.trials.last_mut() {
+                trial.taken = better;
+            }
             let place = if better { 0 } else { behind.map_or(beam.len(), |at| at + 1) };
             fruitless = if better { 0 } else { fruitless };
-            beam.insert(place, candidate);
+            // Networks are large: no more are held than will be of use.
+            beam.insert(place, found);
+            beam.truncate(limits.beam.max(1));
         }
-        beam.truncate(limits.beam.max(1));
         log::debug!(target: "search", "best loss {:.5} after {} evaluations", beam[0].loss,
             search.effort.evaluations);
     };
@@ -176,7 +186,9 @@ impl Search<'_, '_> {
             score.extend(part);
             done = end;
             if let Some(best) = best {
-                worse = Difference::of(&score.losses, &best.losses).is_worse();
+                let difference = Difference::of(&score.losses, &best.losses);
+                worse = difference.is_worse()
+                    || (end < all && difference.is_hopeless(score.len(), samples.len()));
                 if worse {
                     break;
                 }
@@ -205,15 +217,8 @@ impl Search<'_, '_> {
         }
         progress.step(self.effort.evaluations, &format!("loss {loss:.4}"));
         self.effort.trials.push(trial);
-        let trial = self.effort.trials.len() - 1;
-        let candidate = Candidate {
-            allocation,
-            compressed,
-            losses: score.losses,
-            loss,
-            trial,
-            expanded: false,
-        };
+        let candidate =
+            Candidate { allocation, compressed, losses: score.losses, loss, expanded: false };
         Ok((!worse).then_some(candidate))
     }
 
@@ -225,8 +230,9 @@ impl Search<'_, '_> {
         self.base = parent.compressed.clone();
     }
 
-    /// The networks near `parent` that are not clearly worse than `best`.
-    fn level(&mut self, parent: &Candidate, best: &Candidate) -> Result<Vec<Candidate>> {
+    /// The allocations to be tried next, near `parent` and most promising first, with predicted losses.
+    /// `None` where noise hides what they may gain.
+    fn children(&mut self, parent: &Candidate) -> Result<Option<Vec<(Allocation, f64)>>> {
         self.rebase(parent);
         let Problem { network, budget, .. } = self.problem;
         let options = network.revised(self.problem.options, &parent.compressed)?;
@@ -235,8 +241,9 @@ impl Search<'_, '_> {
             // The probes keep states of their own: never both at once.
             self.calibration_snapshots.forget(0);
             self.search_snapshots.forget(0);
-            let found =
-                probe(self.problem, self.scorer, &parent.allocation, &losses, &mut self.effort)?;
+            let allocation = &parent.allocation;
+            let found = probe(self.problem, self.scorer, allocation, &losses, &mut self.effort)?;
+            let Some(found) = found else { return Ok(None) };
             self.probes.extend(found);
             self.probed = parent.loss;
         }
@@ -262,17 +269,12 @@ impl Search<'_, '_> {
             children.extend(combinations(&options, &losses, budget, &parent.allocation, &found));
         }
         children.sort_by(|a, b| a.1.total_cmp(&b.1).then_with(|| a.0.cmp(&b.0)));
-        let mut measured = Vec::new();
-        for (child, change) in children {
-            if self.exhausted().is_some() {
-                break;
-            }
-            if child == parent.allocation || self.seen.contains(&child) {
-                continue;
-            }
-            measured.extend(self.measure(child, Some(best), parent.loss + change)?);
-        }
-        Ok(measured)
+        let mut fresh = HashSet::new();
+        children.retain(|(child, _)| {
+            *child != parent.allocation && !self.seen.contains(child) && fresh.insert(child.clone())
+        });
+        let total = |(child, change)| (child, parent.loss + change);
+        Ok(Some(children.into_iter().map(total).collect()))
     }
 
     /// The first runs that hold a share of the samples, but not too few of them.

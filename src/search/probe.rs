@@ -24,6 +24,12 @@ const BOUNDS: (f64, f64) = (0.1, 30.0);
 /// Standard deviation of the logarithm of layers' ratios before anything is measured.
 const SPREAD: f64 = 1.0;
 
+/// Layers that are tried before it is asked whether changes are told from noise.
+const FIRST: usize = 5;
+
+/// Standard errors that the predicted changes of half of them must be.
+const CLEAR: f64 = 2.5;
+
 /// One change of one layer.
 #[derive(Clone, Copy, Debug)]
 pub struct Probe {
@@ -37,7 +43,8 @@ pub struct Probe {
 }
 
 /// Tries every layer in the network of `allocation`, at about the same predicted change of the loss.
-/// `losses[layer][option]` are the predictions.
+/// `losses[layer][option]` are the predictions. `None` where the first layers show that such changes
+/// can't be told from the noise of the samples: what follows from them would be chance.
 ///
 /// # Errors
 /// When a network can't be run, or the run is interrupted.
@@ -47,7 +54,7 @@ pub fn probe(
     allocation: &Allocation,
     losses: &[Vec<f64>],
     effort: &mut Effort,
-) -> Result<Vec<Probe>> {
+) -> Result<Option<Vec<Probe>>> {
     let Problem { quick: network, options, samples, limits, progress, .. } = problem;
     let mut calibration = Snapshots::new(limits.snapshot_bytes);
     let mut search = Snapshots::new(limits.snapshot_bytes);
@@ -81,8 +88,17 @@ pub fn probe(
              {predicted:+.5}", network.layers[l].name, changed.choices[l], base.choices[l]);
         progress.step(effort.evaluations, &network.layers[l].name);
         probes.push(Probe { layer: l, predicted, measured, error });
+        if probes.len() == FIRST && hidden(&probes) {
+            return Ok(None);
+        }
     }
-    Ok(probes)
+    Ok(Some(probes))
+}
+
+/// Whether noise hides the changes of half of the probes.
+fn hidden(probes: &[Probe]) -> bool {
+    let clear = |p: &&Probe| p.predicted.abs() > CLEAR * p.error;
+    2 * probes.iter().filter(clear).count() < probes.len()
 }
 
 /// The option of a layer whose loss is about `wanted` above that of option `now`, or below where that
@@ -158,6 +174,12 @@ mod tests {
             before = believed;
         }
         assert!(before < 0.4, "{before}");
+    }
+
+    #[test]
+    fn noise_hides_small_changes() {
+        assert!(!hidden(&probes(&[1.0; 5], 0.01)));
+        assert!(hidden(&probes(&[1.0; 5], 0.02)));
     }
 
     #[test]
