@@ -232,6 +232,7 @@ fn every_field_is_documented_and_no_other() {
         ("Eval", json(&eval())),
         ("Check", json(&check())),
         ("Bench", json(&bench())),
+        ("Sweep", json(&sweep())),
     ] {
         let mut found = BTreeSet::new();
         paths(&serde_json::from_str(&json).expect("JSON"), "", &mut found);
@@ -292,4 +293,71 @@ fn text_leaves_out_what_is_not_known() {
     {
         assert!(text.ends_with('\n') && text.lines().count() >= 1);
     }
+}
+
+/// What the script of a page is given.
+fn data(page: &str) -> Value {
+    let begin = "<script type=\"application/json\" id=\"data\">";
+    let after = page.split(begin).nth(1).expect("the data");
+    // As a browser finds the end of the element.
+    serde_json::from_str(after.split("</").next().expect("its end")).expect("JSON")
+}
+
+#[test]
+fn a_page_has_the_figures_of_the_json() {
+    let report = full();
+    let text = page(&Page::Compression { report: &report });
+    let json: Value = serde_json::from_str(&json(&report)).expect("JSON");
+    assert_eq!(data(&text)["report"], json);
+    assert_eq!(data(&text)["kind"], "compression");
+    assert!(text.len() < 400_000, "{}", text.len());
+    for outside in ["http-equiv=\"refresh\"", " src=", "@import", "url(", "sourceMappingURL"] {
+        assert!(!text.contains(outside), "`{outside}`");
+    }
+}
+
+/// No name of a model gets out of the place that it is in.
+#[test]
+fn names_in_a_page_are_text() {
+    let hostile = "</script><script>alert(1)</script><!--<img src=x onerror=alert(2)>&\u{2028}";
+    let mut report = full();
+    report.model.name = hostile.into();
+    report.layers[0].name = hostile.into();
+    report.warnings.push(hostile.into());
+    let text = page(&Page::Compression { report: &report });
+    assert_eq!(data(&text)["report"]["layers"][0]["name"], hostile);
+    assert!(!text.contains("alert(1)</script>") && !text.contains("<img src=x"));
+    assert_eq!(text.matches("</script>").count(), 3);
+    let title = text.split("<title>").nth(1).and_then(|t| t.split("</title>").next());
+    assert!(title.is_some_and(|t| !t.contains('<') && t.starts_with("&lt;/script&gt;")));
+}
+
+fn sweep() -> Sweep {
+    let point = SweepPoint {
+        ratio_asked: 4.0,
+        file: Some("m-4x.onnx".into()),
+        ratio_reached: Some(4.01),
+        metric: Some(98.7),
+        drop: Some(0.5),
+        ..SweepPoint::default()
+    };
+    let metric = SweepMetric { name: "top1".into(), original: 99.2, ..SweepMetric::default() };
+    Sweep {
+        schema_version: SCHEMA_VERSION,
+        target: "bytes".into(),
+        metric: Some(metric),
+        max_drop: Some(1.0),
+        points: vec![point],
+        ..Sweep::default()
+    }
+}
+
+#[test]
+fn a_page_of_a_sweep_has_both() {
+    let (sweep, report) = (sweep(), full());
+    let reports = [PointReport { ratio: 4.0, report: Some(report.clone()) }];
+    let text = page(&Page::Sweep { sweep: &sweep, reports: &reports });
+    let parse = |text: String| -> Value { serde_json::from_str(&text).expect("JSON") };
+    assert_eq!(data(&text)["sweep"], parse(json(&sweep)));
+    assert_eq!(data(&text)["reports"][0]["report"], parse(json(&report)));
 }
