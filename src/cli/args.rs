@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::compress_args::CompressArgs;
+use super::sweep_args::SweepArgs;
 use super::values;
 use crate::compress::{DataSource, Runtime};
 use crate::dataset::{ChannelOrder, Layout, Preprocess, Resize};
@@ -66,6 +67,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Replay a saved plan: no data, same bytes
     Apply(ApplyArgs),
+    /// Several ratios at once: files, plans, the front of metric and size
+    Sweep(Box<SweepArgs>),
     /// Latency of two models for one sample in tract, in turns
     Bench(BenchArgs),
 }

@@ -3,6 +3,7 @@
 mod args;
 mod compress_args;
 mod progress;
+mod sweep_args;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -112,6 +113,11 @@ fn dispatch(cli: Cli, command: Vec<String>, bar: &Bar) -> Result<u8> {
             let report = compress::apply(&args.input, &args.plan, &args.output, args.force)?;
             show(&report, &common, bar)?;
             Ok(DONE)
+        }
+        Some(Command::Sweep(args)) => {
+            let report = compress::sweep(&args.into_request(&common, command), bar)?;
+            show(&report, &common, bar)?;
+            Ok(if report.missed() { MISSED } else { DONE })
         }
         Some(Command::Bench(args)) => {
             let report = compress::bench(&args.a, &args.b, &args.shapes.shape, args.runs, bar)?;

@@ -5,15 +5,18 @@ mod check;
 mod choose;
 #[allow(clippy::module_inception, reason = "the command is called so")]
 mod compress;
+mod content;
 mod eval;
 mod gentle;
 mod inspect;
+mod job;
 mod parts;
 mod quantization;
 mod result;
 mod smallest;
 mod spectra;
 mod statistics;
+mod sweep;
 mod target;
 mod training;
 
@@ -31,6 +34,7 @@ pub use check::{Check, check};
 pub use compress::{apply, compress};
 pub use eval::{Eval, Runtime, eval};
 pub use inspect::inspect;
+pub use sweep::{SweepRequest, sweep};
 pub use target::check_output;
 
 /// A compression that is asked for.

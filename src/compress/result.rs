@@ -56,9 +56,9 @@ pub(super) struct Proof<'a> {
     /// Which of its samples.
     pub indices: &'a [usize],
     /// The same samples for the evaluator.
-    pub samples: Samples,
+    pub samples: &'a Samples,
     /// Scores outputs on these samples.
-    pub scorer: Scorer,
+    pub scorer: &'a Scorer,
     /// The metric before the file was written.
     pub metric: Metric,
 }
@@ -70,7 +70,7 @@ impl Proof<'_> {
     /// When it can't be run.
     pub fn score(&self, model: &Model) -> Result<f64> {
         let evaluator = Evaluator::new(model)?;
-        Ok(search::score(&evaluator, &self.samples, &self.scorer)?.metric())
+        Ok(search::score(&evaluator, self.samples, self.scorer)?.metric())
     }
 }
 
@@ -226,14 +226,7 @@ pub(super) fn write_plain(
 fn plain(input: &Path, output: &Path, model: &Model, result: &Model) -> Result<Report> {
     Ok(Report {
         schema_version: SCHEMA_VERSION,
-        model: ModelSize {
-            name: input.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-            opset: model.opset(""),
-            params: quantize::params(model),
-            macs: None,
-            bytes: model.encoded_len(),
-            gzip_bytes: gzip_bytes(input, model.external_files(input)),
-        },
+        model: size(input, model),
         output: OutputSize {
             path: output.display().to_string(),
             params: quantize::params(result),
@@ -255,6 +248,25 @@ fn plain(input: &Path, output: &Path, model: &Model, result: &Model) -> Result<R
         warnings: Vec::new(),
         program: program(),
     })
+}
+
+fn size(input: &Path, model: &Model) -> ModelSize {
+    ModelSize {
+        name: input.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        opset: model.opset(""),
+        params: quantize::params(model),
+        macs: None,
+        bytes: model.encoded_len(),
+        gzip_bytes: gzip_bytes(input, model.external_files(input)),
+    }
+}
+
+/// What a file holds, but for what it takes to run it.
+///
+/// # Errors
+/// When it can't be read.
+pub(super) fn read_size(input: &Path) -> Result<ModelSize> {
+    Ok(size(input, &Model::read(input)?))
 }
 
 /// What makes a report.

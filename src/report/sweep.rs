@@ -1,7 +1,11 @@
 //! What several ratios cost.
 
+use std::fmt::Write;
+
 use serde::{Deserialize, Serialize};
 
+use super::table::{Style, Table, count, figure, maybe_count};
+use super::text::{View, value_text, warnings};
 use super::{ModelSize, Program, Report};
 
 /// The front of a sweep.
@@ -126,6 +130,96 @@ impl Sweep {
             self.points[i].within_max_drop = true;
             self.largest_within_max_drop = Some(self.points[i].ratio_asked);
         }
+    }
+}
+
+impl View for Sweep {
+    fn text(&self, colour: bool) -> String {
+        let style = Style(colour);
+        let mut out = String::new();
+        let (name, unit) = match &self.metric {
+            Some(metric) => (metric.name.clone(), metric.unit.as_str()),
+            None => ("metric".to_owned(), ""),
+        };
+        let value = |v: Option<f64>| v.map_or_else(|| "-".to_owned(), |v| value_text(v, unit));
+        let plain = |v: Option<f64>| v.map_or_else(|| "-".to_owned(), figure);
+        let mut table = Table::new(&[
+            ">asked", ">reached", ">metric", ">lost", ">bytes", ">params", ">MACs", ">ms", "file",
+            "",
+        ]);
+        table.row(vec![
+            "1".to_owned(),
+            "1".to_owned(),
+            value(self.metric.as_ref().map(|m| m.original)),
+            "0".to_owned(),
+            count(self.model.bytes),
+            count(self.model.params),
+            maybe_count(self.model.macs),
+            plain(self.latency_ms),
+            self.model.name.clone(),
+            "original".to_owned(),
+        ]);
+        for point in &self.points {
+            let mut marks = Vec::new();
+            marks.extend(point.reason.as_ref().map(|reason| format!("out of reach: {reason}")));
+            let flags = [
+                (point.knee, "knee"),
+                (point.within_max_drop, "largest within --max-drop"),
+                (point.dominated, "dominated"),
+                (point.resumed, "from an earlier run"),
+            ];
+            marks.extend(flags.iter().filter(|(on, _)| *on).map(|(_, name)| (*name).to_owned()));
+            let ratio = |r: f64| format!("{r:.3}");
+            let cells = vec![
+                point.ratio_asked.to_string(),
+                point.ratio_reached.map_or_else(|| "-".to_owned(), ratio),
+                value(point.metric),
+                point.drop.map_or_else(|| "-".to_owned(), |drop| format!("{drop:.2}")),
+                maybe_count(point.bytes),
+                maybe_count(point.params),
+                maybe_count(point.macs),
+                plain(point.latency_ms),
+                point.file.clone().unwrap_or_else(|| "-".to_owned()),
+                marks.join(", "),
+            ];
+            let weak = point.dominated || point.status != PointStatus::Done;
+            if weak { table.dim_row(cells) } else { table.row(cells) }
+        }
+        table.write(&mut out, style);
+        out.push('\n');
+        if let Some(metric) = &self.metric {
+            let samples = count(metric.samples as u64);
+            let title = style.bold(&format!("{name} on {samples} samples"));
+            let _ = writeln!(out, "{title} ({})", metric.source);
+        }
+        if let Some(knee) = self.knee {
+            let _ = writeln!(out, "{} at {knee}", style.bold("knee"));
+        }
+        if let Some(most) = self.max_drop {
+            let found = match self.largest_within_max_drop {
+                Some(ratio) => format!("at {ratio}"),
+                None => "at none of these ratios".to_owned(),
+            };
+            let _ = writeln!(out, "{} {found}", style.bold(&format!("a drop of {most} holds")));
+        }
+        let _ = writeln!(out, "{} {:.1} s", style.bold("time"), self.seconds);
+        for point in &self.points {
+            for missed in &point.missed {
+                let title = style.warning("missed:");
+                let _ = writeln!(out, "{title} at {}: {missed}", point.ratio_asked);
+            }
+        }
+        warnings(&mut out, &self.warnings, style);
+        out
+    }
+}
+
+impl Sweep {
+    /// Whether something that was asked for was missed: a ratio, or the drop at every one.
+    #[must_use]
+    pub fn missed(&self) -> bool {
+        self.points.iter().any(|p| p.status != PointStatus::Done || !p.missed.is_empty())
+            || (self.max_drop.is_some() && self.largest_within_max_drop.is_none())
     }
 }
 

@@ -62,8 +62,9 @@ struct Search<'a, 'm> {
     probed: f64,
 }
 
-/// Improves on the budgeted start. Returns the best allocation with its network, fitted to the
-/// network's calibration samples, and what was done.
+/// Improves on the best of some allocations within the budget. Returns the best one with its network,
+/// fitted to the network's calibration samples, what changes of single layers did, and what was done.
+/// Where that is known, as `probes`, from a search at another budget, layers are not tried again.
 ///
 /// A level starts from an allocation of the beam. Layer errors are taken anew on the inputs that its
 /// network has, where they hold what earlier layers do to later ones, and weighed by what changes of
@@ -77,10 +78,11 @@ struct Search<'a, 'm> {
 /// When a network can't be run, or the run is interrupted.
 pub fn beam(
     problem: Problem<'_, '_>,
-    first: Allocation,
+    firsts: Vec<Allocation>,
     prediction: &Prediction,
     scorer: &Scorer,
-) -> Result<(Allocation, Compressed, Effort)> {
+    probes: Vec<Probe>,
+) -> Result<(Allocation, Compressed, Vec<Probe>, Effort)> {
     let limits = problem.limits;
     let mut search = Search {
         problem,
@@ -91,12 +93,26 @@ pub fn beam(
         calibration_snapshots: Snapshots::new(limits.snapshot_bytes),
         search_snapshots: Snapshots::new(limits.snapshot_bytes),
         effort: Effort::default(),
-        probes: Vec::new(),
-        probed: f64::INFINITY,
+        probed: if probes.is_empty() { f64::INFINITY } else { 0.0 },
+        probes,
     };
-    let predicted = prediction.loss(problem.options, &first);
-    let first = search.measure(first, None, predicted)?;
-    let mut beam: Vec<Candidate> = first.into_iter().collect();
+    let mut beam: Vec<Candidate> = Vec::new();
+    for first in firsts {
+        let predicted = prediction.loss(problem.options, &first);
+        if !search.seen.contains(&first)
+            && let Some(found) = search.measure(first, beam.first(), predicted)?
+        {
+            let better = beam.first().is_none_or(|best| found.loss < best.loss);
+            search.note(better);
+            beam.insert(if better { 0 } else { beam.len() }, found);
+        }
+    }
+    if beam.is_empty() {
+        return Err(Error::Option {
+            option: "--search beam".to_owned(),
+            reason: "there is no allocation to start from".to_owned(),
+        });
+    }
     let mut fruitless = 0;
     search.effort.stopped = 'search: loop {
         if fruitless >= FRUITLESS {
@@ -121,9 +137,7 @@ pub fn beam(
             // The first place is for what is better beyond its noise, the others go by the mean.
             let better = Difference::of(&found.losses, &beam[0].losses).is_better();
             let behind = beam[1..].iter().position(|c| found.loss < c.loss);
-            if let Some(trial) = search.effort.trials.last_mut() {
-                trial.taken = better;
-            }
+            search.note(better);
             let place = if better { 0 } else { behind.map_or(beam.len(), |at| at + 1) };
             fruitless = if better { 0 } else { fruitless };
             // Networks are large: no more are held than will be of use.
@@ -134,7 +148,7 @@ pub fn beam(
             search.effort.evaluations);
     };
     let best = beam.swap_remove(0);
-    Ok((best.allocation, best.compressed, search.effort))
+    Ok((best.allocation, best.compressed, search.probes, search.effort))
 }
 
 impl Search<'_, '_> {
@@ -142,6 +156,13 @@ impl Search<'_, '_> {
     fn has_room_for_probes(&self) -> bool {
         let left = (self.problem.limits.evaluations as u64).saturating_sub(self.effort.evaluations);
         left > self.problem.options.len() as u64
+    }
+
+    /// Notes whether the network scored last became the best one.
+    fn note(&mut self, taken: bool) {
+        if let Some(trial) = self.effort.trials.last_mut() {
+            trial.taken = taken;
+        }
     }
 
     fn exhausted(&self) -> Option<&'static str> {

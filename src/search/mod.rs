@@ -12,6 +12,7 @@ use std::time::Instant;
 use crate::progress::Progress;
 
 mod beam;
+mod experience;
 mod gradients;
 mod moves;
 mod network;
@@ -29,11 +30,13 @@ mod snapshots;
 mod start;
 
 pub use beam::beam;
+pub use experience::Experience;
 pub use network::{Network, NetworkOptions, Statistics, in_order, outputs, score, scorer};
 pub use options::{LayerOption, LayerOptions};
 pub use paper::paper;
 pub use plan::{Plan, PlanConstant, PlanLayer};
 pub use predict::{Prediction, rank_correlation};
+pub use probe::Probe;
 pub use race::Difference;
 pub use samples::Samples;
 pub use sensitivity::sensitivities;
