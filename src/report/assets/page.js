@@ -14,7 +14,7 @@
       else if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
       else node.setAttribute(name, value);
     }
-    for (const child of children.flat()) {
+    for (const child of children.flat(Infinity)) {
       if (child !== null && child !== undefined && child !== "") node.append(child);
     }
     return node;
@@ -41,7 +41,7 @@
   const percent = (value) => figure(100 * value) + " %";
   const times = (before, after) => {
     const factor = before / after;
-    return Number.isFinite(factor) ? figure(factor) + "×" : "–";
+    return !Number.isFinite(factor) ? "–" : (factor < 100 ? factor.toFixed(2) : figure(factor)) + "×";
   };
   const metricText = (value, metric) =>
     !known(value) ? "–" : metric.unit === "%" ? value.toFixed(2) + " %" : figure(value, 4);
@@ -182,13 +182,13 @@
       const lost = loss(metric, now);
       const sign = now - metric.original > 0 ? "+" : now - metric.original < 0 ? "−" : "±";
       const points = sign + (metric.unit === "%" ? Math.abs(now - metric.original).toFixed(2) : figure(Math.abs(now - metric.original)));
-      list.push(card(metric.name, points, `${metricText(metric.original, metric)} → ${metricText(now, metric)}`,
+      list.push(card(metric.name, points, `${metricText(metric.original, { unit: metric.unit && "%" }).replace(" %", "")} → ${metricText(now, metric)}`,
         `${metric.original} to ${now} on ${count(metric.samples)} samples`, lost > 0 ? "bad" : "good"));
     }
     const pair = (name, before, after, text, exact = count) => {
       if (!known(before) || !known(after)) return;
       list.push(card(name, times(before, after), `${text(before)} → ${text(after)}`, `${exact(before)} to ${exact(after)}`,
-        after > before * 1.005 ? "bad" : ""));
+        after > before * 1.05 ? "bad" : ""));
     };
     pair("bytes", model.bytes, output.bytes, bytes);
     pair("gzip", model.gzip_bytes, output.gzip_bytes, bytes);
@@ -218,7 +218,7 @@
       parts.push(el("h3", {}, `${metric.name} on ${count(metric.samples)} samples`), el("p", { class: "soft" }, metric.source),
         table([
           { title: "stage", value: (s) => s },
-          { title: metric.name + (metric.unit ? ", " + metric.unit : ""), number: true, value: (s) => metric[s], text: (s) => metricText(metric[s], { unit: "" }) },
+          { title: metric.name + (metric.unit ? ", " + metric.unit : ""), number: true, value: (s) => metric[s], text: (s) => metricText(metric[s], metric).replace(" %", "") },
           { title: "lost", number: true, value: (s) => loss(metric, metric[s]), text: (s) => figure(loss(metric, metric[s])) },
         ], stages));
     }
@@ -235,10 +235,15 @@
     return el("ul", { class: "notes" }, items.map(([kind, text]) => el("li", { class: kind }, el("b", {}, kind), text)));
   };
 
+  // The rank at which the layer's own scheme leaves nothing; that of the whole weight where that isn't known.
+  const most = (layer) => {
+    const spectrum = layer.spectrum;
+    return spectrum && spectrum.scheme === layer.scheme && spectrum.ranks.length ? spectrum.ranks[spectrum.ranks.length - 1] : layer.full_rank;
+  };
   const rankText = (layer) => {
     if (!known(layer.rank)) return "–";
     const ranks = known(layer.rank_in) ? `${layer.rank_in}+${layer.rank}` : String(layer.rank);
-    return known(layer.full_rank) ? `${ranks} of ${layer.full_rank}` : ranks;
+    return known(most(layer)) ? `${ranks} of ${most(layer)}` : ranks;
   };
   const what = (layer) => (layer.action === "factorize" ? layer.scheme || "factorized" : layer.action === "keep" ? "kept" : "skipped");
 
@@ -278,8 +283,8 @@
       { title: "op", value: (l) => l.op_type },
       { title: "shape", value: (l) => l.shape.reduce((a, b) => a * b, 1), text: (l) => l.shape.join("×") },
       { title: "scheme", value: what },
-      { title: "rank", number: true, value: (l) => (known(l.rank) && l.full_rank ? l.rank / l.full_rank : known(l.rank) ? l.rank : null),
-        node: (l) => known(l.rank) && l.full_rank ? [rankText(l), el("span", { class: "meter" }, el("i", { style: `width:${Math.min(100, 100 * l.rank / l.full_rank)}%` }))] : rankText(l) },
+      { title: "rank", number: true, value: (l) => (known(l.rank) && most(l) ? l.rank / most(l) : l.rank),
+        node: (l) => known(l.rank) && most(l) ? [rankText(l), el("span", { class: "meter" }, el("i", { style: `width:${Math.min(100, 100 * l.rank / most(l))}%` }))] : rankText(l) },
       { title: "params before", number: true, value: (l) => l.params_before, text: (l) => count(l.params_before) },
       { title: "after", number: true, value: (l) => l.params_after, text: (l) => count(l.params_after) },
       { title: "factor", number: true, value: (l) => l.params_before / l.params_after, text: (l) => times(l.params_before, l.params_after) },
@@ -321,7 +326,7 @@
       }
       const chart = draw(canvas, "line", sets, {
         x: axis("", { type: "linear", min: 0, max: ranks[ranks.length - 1], ticks: { maxTicksLimit: 5, font: { size: 10 } } }),
-        y: axis("", { type: kind, max: 1, min: kind === "linear" ? 0 : floor, ticks: { font: { size: 10 }, maxTicksLimit: 4, callback: (v) => (kind === "linear" ? percent(v) : [1, 1e-2, 1e-4, 1e-6].some((d) => Math.abs(v / d - 1) < 1e-6) ? percent(v) : null) } }),
+        y: axis("", { type: kind, max: 1, min: kind === "linear" ? 0 : floor, ticks: { font: { size: 10 }, maxTicksLimit: 4, callback: (v) => (kind === "linear" ? percent(v) : [["100 %", 1], ["1 %", 1e-2], ["0.01 %", 1e-4], ["≤ 0.0001 %", 1e-6]].filter(([, d]) => Math.abs(v / d - 1) < 1e-6).map(([text]) => text)[0]) } }),
       }, {
         title: (items) => (items.length ? `rank ${items[0].parsed.x}` : ""),
         label: (item) => {
@@ -371,9 +376,9 @@
         { title: "samples", number: true, value: (t) => t.samples, text: (t) => count(t.samples) },
         { title: "became best", value: (t) => (t.taken ? "yes" : ""), text: (t) => (t.taken ? "yes" : "") },
       ];
-      const most = Math.max(...trials.map((t) => t.samples));
-      const say = (t) => [`network ${t.evaluation} after ${figure(t.seconds)} s`, `measured ${figure(t.loss, 5)}`, known(t.predicted) ? `predicted ${figure(t.predicted, 5)}` : "", t.samples < most ? `given up after ${count(t.samples)} samples` : `on ${count(t.samples)} samples`, t.taken ? "became the best" : ""].filter((x) => x);
-      const ink = (t) => (t.taken ? "mark" : t.samples < most ? "hollow" : "accent");
+      const all = Math.max(...trials.map((t) => t.samples));
+      const say = (t) => [`network ${t.evaluation} after ${figure(t.seconds)} s`, `measured ${figure(t.loss, 5)}`, known(t.predicted) ? `predicted ${figure(t.predicted, 5)}` : "", t.samples < all ? `given up after ${count(t.samples)} samples` : `on ${count(t.samples)} samples`, t.taken ? "became the best" : ""].filter((x) => x);
+      const ink = (t) => (t.taken ? "mark" : t.samples < all ? "hollow" : "accent");
       const box = el("div", { class: "two" });
       {
         const { canvas, node } = plot("The search's path: loss of the networks scored (hollow: given up early).", "loss of the networks scored, in order", 280, trials, columns);
@@ -389,7 +394,7 @@
         const chart = draw(canvas, "line", [
           { label: "networks", data: points, ink: { line: "accent" }, inks: trials.map(ink), showLine: false, pointRadius: 3.5, pointStyle: "circle" },
           { label: "best so far", data: line, ink: { line: "mark", fill: "mark" }, stepped: true, borderWidth: 1.8, pointRadius: 0, mute: true, pointStyle: "line" },
-        ], { x: axis("seconds", { type: "linear", ticks: { maxTicksLimit: 7 } }), y: axis("loss on the search's samples", { type: "linear", ticks: { callback: (v) => figure(v) } }) }, {
+        ], { x: axis("seconds", { type: "linear", bounds: "data", ticks: { maxTicksLimit: 7 } }), y: axis("loss on the search's samples", { type: "linear", ticks: { callback: (v) => figure(v) } }) }, {
           title: () => "", label: (item) => say(trials[item.raw.i]),
         });
         node.insertBefore(choice(["seconds", "evaluations"], "seconds", (name) => {
@@ -437,7 +442,7 @@
       const { canvas, node } = plot(words, `losses of the training ${stage.stage}`, 280, checks, columns);
       const series = (label, field, line) => ({ label, data: checks.filter((c) => known(c[field])).map((c) => ({ x: c.step, y: c[field] })), ink: { line }, borderWidth: 2, pointRadius: 2.5, pointStyle: "circle" });
       const sets = [series("samples held back", "held", "accent"), series("samples trained on", "fitted", "third"), series("training loss", "loss", "mark")].filter((set) => set.data.length);
-      draw(canvas, "line", sets, { x: axis("step", { type: "linear", ticks: { maxTicksLimit: 7, callback: (v) => short(v) } }), y: axis("loss", { ticks: { callback: (v) => figure(v) } }) },
+      draw(canvas, "line", sets, { x: axis("step", { type: "linear", bounds: "data", ticks: { maxTicksLimit: 7, callback: (v) => short(v) } }), y: axis("loss", { ticks: { callback: (v) => figure(v) } }) },
         { title: (items) => (items.length ? `step ${count(items[0].parsed.x)}` : ""), label: (item) => `${item.dataset.label}: ${figure(item.parsed.y, 5)}` },
         { interaction: { mode: "nearest", axis: "x", intersect: false } });
       box.append(node);
