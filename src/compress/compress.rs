@@ -28,7 +28,7 @@ use crate::search::{Compressed, Experience, Network, Plan};
 pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
     let job = Job::prepare(request, progress)?;
     let (mut report, _) =
-        job.run(request, job.judge(&request.options)?.as_ref(), None, progress)?;
+        job.run(request, None, None, progress)?;
     report.seconds.load = Some(job.seconds);
     report.seconds.total += job.seconds;
     if let Some(path) = &request.report {
@@ -39,7 +39,7 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
 
 /// The network that a choice was searched in.
 enum Searched<'d, 's, 'a> {
-    Own(Network<'d>),
+    Own(Box<Network<'d>>),
     Shared(&'s mut Network<'a>),
 }
 
@@ -66,8 +66,8 @@ impl Searched<'_, '_, '_> {
 }
 
 impl Job {
-    /// Compresses the model to one ratio, with what ratios share where there are several, and says what
-    /// its search has learnt; `judge` is there where samples are.
+    /// Compresses the model to one ratio and says what its search has learnt. `judge` and `shared` are
+    /// what several ratios have in common.
     ///
     /// # Errors
     /// As [`compress`].
@@ -105,13 +105,15 @@ impl Job {
             (Some(shared), Some(parts)) if gentle.is_empty() => {
                 match shared.choose(&whole, parts, options, &mut seconds, progress)? {
                     (found, Some(network)) => (found, Searched::Shared(network)),
-                    (found, None) => (found, Searched::Own(plain(&dense, &whole, options)?)),
+                    (found, None) => {
+                        (found, Searched::Own(Box::new(plain(&dense, &whole, options)?)))
+                    }
                 }
             }
             _ => {
                 let (found, network) =
                     choose(&dense, &whole, parts, options, &mut seconds, progress)?;
-                (found, Searched::Own(network))
+                (found, Searched::Own(Box::new(network)))
             }
         };
         let retrained;
@@ -124,7 +126,7 @@ impl Job {
                 retrained = dense;
                 found.compressed = None;
                 tuning += clock.elapsed().as_secs_f64();
-                (&retrained, Searched::Own(plain(&retrained, &whole, options)?))
+                (&retrained, Searched::Own(Box::new(plain(&retrained, &whole, options)?)))
             }
             _ => (&dense, searched),
         };
@@ -137,12 +139,20 @@ impl Job {
         let mut plan = Plan::new(model, &whole.layers, &factors)?;
         let (mut output, folded) = carry_out(&plan, model)?;
         seconds.factorize = Some(clock.elapsed().as_secs_f64());
-        let mut proof = match (parts, judge) {
-            (Some(parts), Some(judge)) => {
+        let own;
+        let mut proof = match parts {
+            Some(parts) => {
+                let judge = match judge {
+                    Some(judge) => judge,
+                    None => {
+                        own = Judge::of(model, parts, options.metric)?;
+                        &own
+                    }
+                };
                 let factorized = options.factorizes().then_some(&compressed);
                 Some(judge.proof(parts, factorized)?)
             }
-            _ => None,
+            None => None,
         };
         if let Some(trainer) = &mut trainer {
             let clock = Instant::now();
@@ -190,7 +200,7 @@ impl Job {
         report.search = searched.then(|| search_report(options, &found, network.layers.len()));
         result::fill_layers(
             &mut report,
-            &layers,
+            layers,
             &whole.layers,
             &network.extents,
             &factors,
