@@ -11,6 +11,7 @@ use crate::compress::{DataSource, Runtime};
 use crate::dataset::{ChannelOrder, Layout, Preprocess, Resize};
 use crate::factorize::Scheme;
 use crate::options::Options;
+use crate::report::Order;
 use crate::score::MetricKind;
 
 /// Makes trained ONNX models small and fast: low-rank factors whose ranks are chosen jointly on
@@ -180,6 +181,12 @@ pub struct InspectArgs {
     /// The model
     #[arg(value_name = "MODEL")]
     pub model: PathBuf,
+    /// List only weights whose node or weight name matches; repeatable
+    #[arg(long, value_name = "GLOB")]
+    pub only: Vec<String>,
+    /// List by name, params, macs, rank [default: in the model's order]
+    #[arg(long, value_name = "WHAT")]
+    pub sort: Option<Order>,
     #[command(flatten)]
     pub shapes: ShapeArgs,
     #[command(flatten)]

@@ -78,8 +78,9 @@ fn dispatch(cli: Cli, command: Vec<String>, bar: &Bar) -> Result<u8> {
         Some(Command::Inspect(args)) => {
             let data = args.data.source();
             let options = args.layers.options();
-            let report =
+            let mut report =
                 compress::inspect(&args.model, &args.shapes.shape, data.as_ref(), &options)?;
+            report.select(&args.only, args.sort)?;
             show(&report, &common, bar)?;
             Ok(DONE)
         }

@@ -27,8 +27,7 @@ use crate::search::{Compressed, Experience, Network, Plan};
 /// When anything can't be read, run or written; nothing is written then.
 pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
     let job = Job::prepare(request, progress)?;
-    let (mut report, _) =
-        job.run(request, None, None, progress)?;
+    let (mut report, _) = job.run(request, None, None, progress)?;
     report.seconds.load = Some(job.seconds);
     report.seconds.total += job.seconds;
     if let Some(path) = &request.report {

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 pub use html::{Page, page};
 pub use models::{
     BenchReport, CheckOutput, CheckReport, EvalMetric, EvalReport, InspectLayer, InspectModel,
-    InspectReport, InspectTotals, InspectValue,
+    InspectReport, InspectTotals, InspectValue, Order,
 };
 pub use size::{gzip_bytes, peak_rss_bytes};
 pub use sweep::{PointReport, PointStatus, Sweep, SweepMetric, SweepPoint};

@@ -361,3 +361,30 @@ fn a_page_of_a_sweep_has_both() {
     assert_eq!(data(&text)["sweep"], parse(json(&sweep)));
     assert_eq!(data(&text)["reports"][0]["report"], parse(json(&report)));
 }
+
+#[test]
+fn weights_are_sorted_and_left_out() {
+    let layer = |name: &str, params, macs| InspectLayer {
+        name: name.into(),
+        node: format!("node {name}"),
+        params,
+        macs,
+        ..InspectLayer::default()
+    };
+    let report = || InspectReport {
+        layers: vec![layer("b.w", 5, None), layer("a.w", 9, Some(1)), layer("c.x", 7, Some(4))],
+        ..inspect()
+    };
+    let names = |globs: &[&str], order| {
+        let globs: Vec<String> = globs.iter().map(|&glob| glob.to_owned()).collect();
+        let mut report = report();
+        report.select(&globs, order)?;
+        let names = report.layers.into_iter().map(|l| l.name).collect::<Vec<_>>();
+        Ok::<_, crate::error::Error>(names.join(" "))
+    };
+    assert_eq!(names(&[], None).unwrap(), "b.w a.w c.x");
+    assert_eq!(names(&["*.w"], Some(Order::Name)).unwrap(), "a.w b.w");
+    assert_eq!(names(&["*.x", "node b*"], Some(Order::Params)).unwrap(), "c.x b.w");
+    assert_eq!(names(&[], Some(Order::Macs)).unwrap(), "c.x a.w b.w");
+    assert!(names(&["z*"], None).is_err() && names(&["{"], None).is_err());
+}

@@ -115,8 +115,8 @@ await visit(bad, "hostile", {}, async (page) => {
 const front = read("front.json");
 await visit(path.join(folder, "sweep", "report.html"), "sweep", { viewport: { width: 1280, height: 900 } }, async (page) => {
   const points = await rows(page, "The front");
-  assert.deepEqual(points.map((r) => r[4]), front.points.map((p) => (p.bytes === null ? "–" : count(p.bytes))));
-  assert.ok(points[2][10].startsWith("out of reach"));
+  assert.deepEqual(points.map((r) => r[5]), front.points.map((p) => (p.bytes === null ? "–" : count(p.bytes))));
+  assert.ok(points[2][4].startsWith("out of reach"));
   await page.selectOption("#which", { index: 1 });
   const bytes = await page.locator("#point [data-card=bytes]").getAttribute("title");
   assert.equal(bytes, `${count(front.model.bytes)} to ${count(front.points[1].bytes)}`);

@@ -69,7 +69,9 @@
       for (const set of chart.data.datasets) {
         const { line, fill } = set.ink;
         set.borderColor = colour(line);
-        set.backgroundColor = fill === "none" ? "transparent" : colour(fill || line);
+        const inside = fill === "none" ? "transparent" : colour(fill || line);
+        // Bars keep a colour that they were once given, but ask a function anew.
+        set.backgroundColor = chart.config.type === "bar" ? () => inside : inside;
         set.pointBorderColor = colour(line);
         set.pointBackgroundColor = set.inks
           ? set.data.map((_, i) => (set.inks[i] === "hollow" ? colour("card") : colour(set.inks[i] || line)))
@@ -96,7 +98,12 @@
         scales,
         layout: { padding: { top: 4, right: 8 } },
         plugins: {
-          legend: { display: more.legend !== false, labels: { usePointStyle: true, boxWidth: 8, boxHeight: 8, filter: (item) => !!item.text } },
+          legend: { display: more.legend !== false, labels: { usePointStyle: true, boxWidth: 8, boxHeight: 8, filter: (item) => !!item.text,
+            // Points have colours of their own: the legend has that of the whole.
+            generateLabels: (chart) => Chart.defaults.plugins.legend.labels.generateLabels(chart).map((item) => {
+              const shade = colour(chart.data.datasets[item.datasetIndex].ink.line);
+              return { ...item, fillStyle: shade, strokeStyle: shade };
+            }) } },
           tooltip: { borderWidth: 1, padding: 9, displayColors: false, callbacks: tooltip, filter: (item) => !item.dataset.mute },
         },
       },
@@ -138,7 +145,7 @@
       }
       body.replaceChildren(...order.map((row) => el("tr", { class: classes(row) }, columns.map((column) => {
         const shown = column.node ? column.node(row) : column.text ? column.text(row) : known(column.value(row)) ? String(column.value(row)) : "–";
-        return el("td", { class: (column.number ? "num " : "") + (column.class || "") }, shown);
+        return el("td", { class: (column.number ? "num " : "") + (column.class || "") }, column.class === "name" ? el("span", {}, shown) : shown);
       }))));
     };
     const heads = columns.map((column, index) => {
@@ -314,7 +321,7 @@
       const { ranks, errors } = layer.spectrum;
       const floor = 1e-6;
       const at = cut(layer);
-      const title = el("figcaption", { title: layer.name }, el("b", {}, middle(layer.name, 24)), ` ${what(layer)}`, known(layer.rank) ? ` ${rankText(layer)}` : "", known(at) ? `: ${percent(at)}` : "");
+      const title = el("figcaption", { title: layer.name }, el("b", {}, middle(layer.name, phone() ? 20 : 30)), el("br"), what(layer), known(layer.rank) ? ` ${rankText(layer)}` : "", known(at) ? `, ${percent(at)} lost` : "");
       const { canvas, node } = plot("", `what each rank of ${layer.name} leaves`, 132);
       node.prepend(title);
       grid.append(node);
@@ -394,7 +401,7 @@
         const chart = draw(canvas, "line", [
           { label: "networks", data: points, ink: { line: "accent" }, inks: trials.map(ink), showLine: false, pointRadius: 3.5, pointStyle: "circle" },
           { label: "best so far", data: line, ink: { line: "mark", fill: "mark" }, stepped: true, borderWidth: 1.8, pointRadius: 0, mute: true, pointStyle: "line" },
-        ], { x: axis("seconds", { type: "linear", bounds: "data", ticks: { maxTicksLimit: 7 } }), y: axis("loss on the search's samples", { type: "linear", ticks: { callback: (v) => figure(v) } }) }, {
+        ], { x: axis("seconds", { type: "linear", ticks: { maxTicksLimit: 7 } }), y: axis("loss on the search's samples", { type: "linear", ticks: { callback: (v) => figure(v) } }) }, {
           title: () => "", label: (item) => say(trials[item.raw.i]),
         });
         node.insertBefore(choice(["seconds", "evaluations"], "seconds", (name) => {
@@ -502,13 +509,13 @@
       { title: "reached", number: true, value: (p) => p.ratio_reached, text: (p) => (known(p.ratio_reached) ? figure(p.ratio_reached, 4) + "×" : "–") },
       { title: m ? m.name : "metric", number: true, value: (p) => p.metric, text: (p) => (m ? metricText(p.metric, m) : "–") },
       { title: "lost", number: true, value: (p) => p.drop, text: (p) => figure(p.drop) },
+      { title: "mark", value: (p) => kindOf(p) || p.reason || "", text: (p) => p.status === "done" ? [kindOf(p), p.missed.length ? "missed" : ""].filter((t) => t).join(", ") : `${p.status.replaceAll("-", " ")}: ${p.reason || ""}`, class: "wrap" },
       { title: "bytes", number: true, value: (p) => p.bytes, text: (p) => count(p.bytes) },
       { title: "gzip", number: true, value: (p) => p.gzip_bytes, text: (p) => count(p.gzip_bytes) },
       { title: "params", number: true, value: (p) => p.params, text: (p) => count(p.params) },
       { title: "MACs", number: true, value: (p) => p.macs, text: (p) => count(p.macs) },
       { title: "latency, ms", number: true, value: (p) => p.latency_ms, text: (p) => figure(p.latency_ms) },
       { title: "seconds", number: true, value: (p) => p.seconds, text: (p) => figure(p.seconds) },
-      { title: "", value: (p) => kindOf(p) || p.reason || "", text: (p) => p.status === "done" ? [kindOf(p), p.missed.length ? "missed" : ""].filter((t) => t).join(", ") : `${p.status.replaceAll("-", " ")}: ${p.reason || ""}`, class: "wrap" },
       { title: "file", value: (p) => p.file || "", text: (p) => p.file || "–" },
     ];
     if (m && done.length) {
@@ -525,7 +532,7 @@
         sets.push({ label: `a drop of ${figure(sweep.max_drop)}`, data: [{ x: 1, y: level }, { x: Math.max(...done.map((p) => p.ratio_reached)), y: level }], ink: { line: "good" }, borderDash: [5, 4], borderWidth: 1.3, pointRadius: 0, mute: true, pointStyle: "line" });
       }
       draw(canvas, "line", sets, {
-        x: axis(`times smaller in ${sweep.target}`, { type: "linear", ticks: { callback: (v) => figure(v) + "×" } }), y: axis(m.name + (m.unit ? ", " + m.unit : ""), { ticks: { callback: (v) => figure(v, 4) } }) },
+        x: axis(`times smaller in ${sweep.target}`, { type: "linear", min: 1, ticks: { callback: (v) => figure(v) + "×" } }), y: axis(m.name + (m.unit ? ", " + m.unit : ""), { ticks: { callback: (v) => figure(v, 4) } }) },
       { title: () => "", label: (item) => {
         const p = item.dataset.points[item.dataIndex];
         return p ? [`${figure(p.ratio_reached, 4)}×, asked for ${figure(p.ratio_asked, 4)}×`, `${m.name} ${metricText(p.metric, m)}, ${figure(p.drop)} lost`, `${bytes(p.bytes)}, latency ${figure(p.latency_ms)} ms`, kindOf(p)].filter((t) => t) : [`original: ${metricText(m.original, m)}`];
