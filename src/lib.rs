@@ -72,4 +72,5 @@ pub mod memory;
 pub mod error;
 pub mod data_type;
 pub mod elements;
+mod fnv;
 mod named;

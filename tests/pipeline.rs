@@ -41,6 +41,8 @@ fn request(output: &Path, ratio: f64) -> Request {
         train: None,
         resume: None,
         shapes: Vec::new(),
+        report: None,
+        command: Vec::new(),
         save_plan: None,
         force: false,
         file_metric: None,

@@ -42,6 +42,8 @@ fn request(folder: &Path) -> Request {
         train: Some(source("mnist_train.npz")),
         resume: None,
         shapes: Vec::new(),
+        report: None,
+        command: Vec::new(),
         save_plan: Some(folder.join("plan.json")),
         force: false,
         file_metric: None,

@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::compress_args::CompressArgs;
+use super::sweep_args::SweepArgs;
 use super::values;
 use crate::compress::{DataSource, Runtime};
 use crate::dataset::{ChannelOrder, Layout, Preprocess, Resize};
 use crate::factorize::Scheme;
 use crate::options::{Options, RankMultiple};
+use crate::report::Order;
 
 /// Makes trained ONNX models small and fast: low-rank factors whose ranks are chosen jointly on
 /// real data.
@@ -65,6 +67,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Replay a saved plan: no data, same bytes
     Apply(ApplyArgs),
+    /// Several ratios at once: files, plans, the front of metric and size
+    Sweep(Box<SweepArgs>),
     /// Latency of two models for one sample in tract, in turns
     Bench(BenchArgs),
     /// A script that completes commands and flags, for bash, zsh, fish, elvish or powershell
@@ -189,6 +193,12 @@ pub struct InspectArgs {
     /// The model
     #[arg(value_name = "MODEL")]
     pub model: PathBuf,
+    /// List only weights whose node or weight name matches; repeatable
+    #[arg(long, value_name = "GLOB")]
+    pub only: Vec<String>,
+    /// List by name, params, macs, rank [default: in the model's order]
+    #[arg(long, value_name = "WHAT")]
+    pub sort: Option<Order>,
     #[command(flatten)]
     pub shapes: ShapeArgs,
     #[command(flatten)]

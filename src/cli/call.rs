@@ -44,8 +44,8 @@ pub struct Flag {
     pub repeats: bool,
 }
 
-/// Runs a command line, the program's name first: the main job, `inspect`, `eval`, `check`, `apply` or
-/// `bench`. The report is what `--json` prints; a missed target is no error.
+/// Runs a command line, the program's name first: the main job, `inspect`, `eval`, `check`, `apply`,
+/// `sweep` or `bench`. The report is what `--json` prints; a missed target is no error.
 ///
 /// # Errors
 /// [`Error::Option`] for a line that the program would refuse, and all that the command may meet.
@@ -54,34 +54,46 @@ pub fn call(
     given: &Given,
     progress: &dyn Progress,
 ) -> Result<String> {
+    let line: Vec<OsString> = line.into_iter().collect();
+    let command: Vec<String> =
+        line.iter().map(|word| word.to_string_lossy().into_owned()).collect();
     let cli = Cli::try_parse_from(line).map_err(|usage| refused(&usage))?;
     match cli.common().threads {
-        None => carry_out(cli, given, progress),
+        None => carry_out(cli, command, given, progress),
         Some(threads) => {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
             let pool = pool.map_err(|error| Error::Option {
                 option: "--threads".to_owned(),
                 reason: error.to_string(),
             })?;
-            pool.install(|| carry_out(cli, given, progress))
+            pool.install(|| carry_out(cli, command, given, progress))
         }
     }
 }
 
-fn carry_out(cli: Cli, given: &Given, progress: &dyn Progress) -> Result<String> {
+fn carry_out(
+    cli: Cli,
+    command: Vec<String>,
+    given: &Given,
+    progress: &dyn Progress,
+) -> Result<String> {
     fn json(report: Result<impl Serialize>) -> Result<String> {
         report.map(|report| report::json(&report))
     }
     let common = cli.common();
     match cli.command {
         None => {
-            let request = with_given(cli.compress.into_request(&common), given);
+            let request = Request { command, ..cli.compress.into_request(&common) };
+            let request = with_given(request, given);
             json(compress::compress(&request, progress))
         }
         Some(Command::Inspect(args)) => {
             let data = held(args.data.source(), &given.data);
             let options = args.layers.options();
-            json(compress::inspect(&args.model, &args.shapes.shape, data.as_ref(), &options))
+            let shapes = &args.shapes.shape;
+            let mut report = compress::inspect(&args.model, shapes, data.as_ref(), &options)?;
+            report.select(&args.only, args.sort)?;
+            json(Ok(report))
         }
         Some(Command::Eval(args)) => json(args.with(given, progress)),
         Some(Command::Check(args)) => {
@@ -111,6 +123,11 @@ fn carry_out(cli: Cli, given: &Given, progress: &dyn Progress) -> Result<String>
                     json(compress::bench(a, b, shapes, args.runs, progress))
                 }
             }
+        }
+        Some(Command::Sweep(args)) => {
+            let request = args.into_request(&common, command);
+            let base = with_given(request.base, given);
+            json(compress::sweep(&compress::SweepRequest { base, ..request }, progress))
         }
         Some(Command::Completions { .. } | Command::Man { .. }) => Err(Error::Option {
             option: "command".to_owned(),

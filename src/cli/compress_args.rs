@@ -26,6 +26,25 @@ pub struct CompressArgs {
     #[arg(long, value_name = "R", required_unless_present_any = ["quantize", "max_drop"],
           value_parser = values::ratio, allow_negative_numbers = true)]
     ratio: Option<f64>,
+    /// Write the plan, for `apply`
+    #[arg(long, value_name = "FILE")]
+    save_plan: Option<PathBuf>,
+    /// Write the report as a page that opens in any browser, offline
+    #[arg(long, value_name = "OUT.html")]
+    report: Option<PathBuf>,
+    /// Allow to replace the input
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    job: JobArgs,
+    /// Keep the state of training here; where the file exists, an interrupted training goes on from it
+    #[arg(long, value_name = "FILE", requires = "train", help_heading = "Training")]
+    resume: Option<PathBuf>,
+}
+
+/// How one model becomes a smaller one, whatever the ratio.
+#[derive(Args, Debug)]
+pub struct JobArgs {
     /// What the ratio divides: bytes, params, macs, latency (time in tract)
     #[arg(long, value_name = "COST", default_value_t)]
     target: Target,
@@ -44,12 +63,6 @@ pub struct CompressArgs {
     /// exit with code 3 if the written file loses more
     #[arg(long, value_name = "POINTS", value_parser = values::not_negative)]
     max_drop: Option<f64>,
-    /// Write the plan, for `apply`
-    #[arg(long, value_name = "FILE")]
-    save_plan: Option<PathBuf>,
-    /// Allow to replace the input
-    #[arg(long)]
-    force: bool,
     /// Samples that are only reported on [default: a part of --data]
     #[arg(long, value_name = "DATA", help_heading = "Data")]
     test: Option<PathBuf>,
@@ -143,9 +156,6 @@ struct TrainArgs {
     /// Labels of --train, where they are not part of it
     #[arg(long, value_name = "FILE", requires = "train")]
     train_labels: Option<PathBuf>,
-    /// Keep the state of training here; where the file exists, an interrupted training goes on from it
-    #[arg(long, value_name = "FILE", requires = "train")]
-    resume: Option<PathBuf>,
     /// Passes over the samples [default: by their cost, from 3 to 30]
     #[arg(long, value_name = "N", value_parser = values::positive, requires = "train")]
     epochs: Option<f64>,
@@ -201,6 +211,24 @@ struct TrainArgs {
 
 impl CompressArgs {
     pub fn into_request(self, common: &Common) -> Request {
+        let request = self.job.into_request(common);
+        Request {
+            // clap has seen to both.
+            input: self.input.unwrap_or_default(),
+            output: self.output.unwrap_or_default(),
+            resume: self.resume,
+            save_plan: self.save_plan,
+            report: self.report,
+            force: self.force,
+            options: Options { ratio: self.ratio, ..request.options },
+            ..request
+        }
+    }
+}
+
+impl JobArgs {
+    /// The request but for its files and the ratio.
+    pub fn into_request(self, common: &Common) -> Request {
         let preprocess = self.data.preprocess();
         let test = self.test.map(|path| DataSource {
             path,
@@ -224,19 +252,20 @@ impl CompressArgs {
             None => (None, None),
         };
         Request {
-            // clap has seen to both.
-            input: self.input.unwrap_or_default(),
-            output: self.output.unwrap_or_default(),
+            input: PathBuf::new(),
+            output: PathBuf::new(),
             data: self.data.source(),
             test,
             train,
-            resume: training.resume,
+            resume: None,
             shapes: self.shapes.shape,
-            save_plan: self.save_plan,
-            force: self.force,
             file_metric,
+            save_plan: None,
+            report: None,
+            command: Vec::new(),
+            force: false,
             options: Options {
-                ratio: self.ratio,
+                ratio: None,
                 target: self.target,
                 latency_table: self.latency_table,
                 quantize: self.quantization.quantize,

@@ -5,6 +5,7 @@ mod call;
 mod compress_args;
 mod progress;
 mod shells;
+mod sweep_args;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -43,6 +44,8 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 /// Runs the program with the arguments given, the program's name first. Results go to stdout, all
 /// else to stderr.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let command = args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(usage) => {
@@ -55,7 +58,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let bar = Bar::new(common.quiet);
     set_up_log(&common, &bar);
     catch_interrupts();
-    let result = set_up_threads(&common).and_then(|()| dispatch(cli, &bar));
+    let result = set_up_threads(&common).and_then(|()| dispatch(cli, command, &bar));
     bar.finish();
     match result {
         Ok(code) => ExitCode::from(code),
@@ -68,19 +71,21 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 /// Runs the command and prints its report.
-fn dispatch(cli: Cli, bar: &Bar) -> Result<u8> {
+fn dispatch(cli: Cli, command: Vec<String>, bar: &Bar) -> Result<u8> {
     let common = cli.common();
     match cli.command {
         None => {
-            let report = compress::compress(&cli.compress.into_request(&common), bar)?;
+            let request = compress::Request { command, ..cli.compress.into_request(&common) };
+            let report = compress::compress(&request, bar)?;
             show(&report, &common, bar)?;
             Ok(if report.missed.is_empty() { DONE } else { MISSED })
         }
         Some(Command::Inspect(args)) => {
             let data = args.data.source();
             let options = args.layers.options();
-            let report =
+            let mut report =
                 compress::inspect(&args.model, &args.shapes.shape, data.as_ref(), &options)?;
+            report.select(&args.only, args.sort)?;
             show(&report, &common, bar)?;
             Ok(DONE)
         }
@@ -106,6 +111,11 @@ fn dispatch(cli: Cli, bar: &Bar) -> Result<u8> {
             let report = compress::apply(&args.input, &args.plan, &args.output, args.force)?;
             show(&report, &common, bar)?;
             Ok(DONE)
+        }
+        Some(Command::Sweep(args)) => {
+            let report = compress::sweep(&args.into_request(&common, command), bar)?;
+            show(&report, &common, bar)?;
+            Ok(if report.missed() { MISSED } else { DONE })
         }
         Some(Command::Bench(args)) => {
             let (a, shapes) = (&args.a, &args.shapes.shape);

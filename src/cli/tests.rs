@@ -52,7 +52,7 @@ fn every_flag_arrives() {
          --seed 7 --train n --train-labels nl --epochs 2.5 --train-time 15m --optimizer sgd \
          --decay 0.5 --lr 0.01 --train-batch 32 --distill 0.25 --msr 0.5 --msr-power 1 --match a,b \
          --match-weight 0.5 --train-memory 64M --stages 2 --augment \
-         flip,shift --resume st --threads 2 --save-plan p --force --max-drop 1.5 --shape i=1x2 \
+         flip,shift --resume st --report h --threads 2 --save-plan p --force --max-drop 1.5 --shape i=1x2 \
          --latency-table lt --cache-dir cd --quantize int4 --rounding nearest --block 32 \
          --range entropy --signed --seven-bits --float-ends --json -vv",
     );
@@ -113,6 +113,23 @@ fn every_flag_arrives() {
     assert_eq!(request.resume, Some("st".into()));
     assert_eq!(request.shapes, [("i".to_owned(), vec![1, 2])]);
     assert!(request.force);
+    assert_eq!(request.report, Some("h".into()));
+}
+
+#[test]
+fn a_sweep_takes_the_flags_of_the_main_job() {
+    let line =
+        "sweep a d --ratios 1.5,2x,4 --data t --quantize int4 --epochs 2 --train n --max-drop 1";
+    let cli = parse(line).expect("valid");
+    let common = cli.common();
+    let Some(Command::Sweep(args)) = cli.command else { panic!("no sweep") };
+    let request = args.into_request(&common, vec!["x".into()]);
+    assert_eq!((request.folder, request.ratios), ("d".into(), vec![1.5, 2.0, 4.0]));
+    assert_eq!(request.base.input, std::path::PathBuf::from("a"));
+    let options = &request.base.options;
+    assert_eq!((options.quantize, options.epochs), (Some(Form::Int4), Some(2.0)));
+    assert_eq!((options.max_drop, options.ratio), (Some(1.0), None));
+    assert_eq!(request.base.command, ["x"]);
 }
 
 #[test]
@@ -212,6 +229,9 @@ fn usage_errors() {
         "a b --ratio 2 --metric cmd:",
         "a b --ratio 2 --metric speed",
         "completions tcsh",
+        "sweep a d",
+        "sweep a d --ratios 2,1",
+        "sweep a d --ratios 2 --resume f --data d --train t",
         "check x.onnx",
         "check a b --tolerance NaN",
     ] {

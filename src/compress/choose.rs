@@ -6,6 +6,7 @@ use super::gentle::{Dense, Whole};
 use super::parts::Parts;
 use super::result;
 use super::smallest::smallest;
+use super::spectra::spectra;
 use super::statistics::{calibrate_for_search, plain, quick};
 use super::timing::Timed;
 use crate::error::{Error, Result};
@@ -17,8 +18,8 @@ use crate::quantize;
 use crate::report;
 use crate::score::Scorer;
 use crate::search::{
-    self, Budget, Compressed, Difference, Effort, LayerOptions, Limits, Network, Prediction,
-    Problem, Samples, ScoreCache, Snapshots,
+    self, Budget, Compressed, Difference, Effort, Experience, LayerOptions, Limits, Network,
+    Prediction, Problem, Samples, ScoreCache, Snapshots,
 };
 
 /// Bytes of prefix states that the search may hold for each of its two sets of samples.
@@ -42,6 +43,18 @@ pub(super) fn search_report(options: &Options, found: &Found, layers: usize) -> 
             standard_error: drop.error,
             samples: drop.samples,
         }),
+        trials: effort.trials.iter().map(|t| trial(t, found.begin)).collect(),
+    }
+}
+
+fn trial(trial: &search::Trial, begin: Instant) -> report::Trial {
+    report::Trial {
+        seconds: trial.at.saturating_duration_since(begin).as_secs_f64(),
+        evaluation: trial.evaluation,
+        predicted: trial.predicted,
+        loss: trial.loss,
+        samples: trial.samples,
+        taken: trial.taken,
     }
 }
 
@@ -51,11 +64,34 @@ pub(super) struct Found {
     /// The network of these choices, where the search has fitted it.
     pub compressed: Option<Compressed>,
     pub effort: Effort,
+    /// What the search has learnt for others.
+    pub experience: Experience,
+    /// What the decomposition of every layer leaves, where there was one.
+    pub spectra: Vec<Option<report::Spectrum>>,
+    /// When the search began.
+    pub begin: Instant,
     mode: SearchMode,
     /// Samples that candidates were scored on.
     samples: usize,
     /// What it loses, where that was asked for.
     pub drop: Option<Drop>,
+}
+
+impl Found {
+    /// Nothing is factorized.
+    fn nothing(dense: &Dense, stopped: &'static str) -> Self {
+        Self {
+            choices: vec![None; dense.layers.len()],
+            compressed: None,
+            effort: Effort { stopped, ..Effort::default() },
+            experience: Experience::default(),
+            spectra: Vec::new(),
+            begin: Instant::now(),
+            mode: SearchMode::Start,
+            samples: 0,
+            drop: None,
+        }
+    }
 }
 
 /// What of the metric is lost.
@@ -122,7 +158,8 @@ impl<'a> Ground<'a> {
         self.total as f64 / (self.rest + least).max(1) as f64
     }
 
-    /// Chooses at a ratio, in a mode of the search.
+    /// Chooses at a ratio, in a mode of the search; with what a search at another ratio has learnt
+    /// where there was one.
     ///
     /// # Errors
     /// When the ratio is out of reach, a network can't be run, or the run is interrupted.
@@ -130,6 +167,7 @@ impl<'a> Ground<'a> {
         &self,
         ratio: f64,
         mode: SearchMode,
+        known: Option<&Experience>,
         options: &Options,
         progress: &dyn Progress,
     ) -> Result<Found> {
@@ -148,9 +186,16 @@ impl<'a> Ground<'a> {
         let cache = &self.cache;
         let problem =
             Problem { network, quick, options: forms, budget, samples, cache, limits, progress };
-        let sensitivity = search::sensitivities(problem, &self.imitation, &mut effort)?;
-        let prediction = Prediction::new(sensitivity);
-        let first = search::start(forms, &prediction.losses(forms), budget).unwrap_or_default();
+        let mut experience = match known {
+            Some(known) if known.sensitivity.len() == forms.len() => known.clone(),
+            _ => Experience {
+                sensitivity: search::sensitivities(problem, &self.imitation, &mut effort)?,
+                ..Experience::default()
+            },
+        };
+        let prediction = Prediction::new(experience.sensitivity.clone());
+        let losses = prediction.losses(forms);
+        let first = search::start(forms, &losses, budget).unwrap_or_default();
         progress.phase("search", Some(options.evaluations() as u64).filter(|&n| n < 1 << 32));
         let mut compressed = None;
         let allocation = match mode {
@@ -159,8 +204,12 @@ impl<'a> Ground<'a> {
                 first
             }
             SearchMode::Beam => {
-                let (best, fitted, spent) =
-                    search::beam(problem, first, &prediction, &self.scorer)?;
+                let mut firsts = vec![first];
+                firsts.extend(experience.allocation(forms, &losses, budget));
+                let probes = std::mem::take(&mut experience.probes);
+                let (best, fitted, probes, spent) =
+                    search::beam(problem, firsts, &prediction, &self.scorer, probes)?;
+                experience.probes = probes;
                 effort.add(spent);
                 compressed = Some(fitted);
                 best
@@ -172,7 +221,18 @@ impl<'a> Ground<'a> {
             }
         };
         let choices = Network::choices(forms, &allocation);
-        Ok(Found { choices, compressed, effort, mode, samples: samples.len(), drop: None })
+        experience.choices.clone_from(&choices);
+        Ok(Found {
+            experience,
+            spectra: spectra(forms, &choices),
+            choices,
+            compressed,
+            effort,
+            begin: clock,
+            mode,
+            samples: samples.len(),
+            drop: None,
+        })
     }
 
     /// What the network of a choice loses of the metric, on the samples of the search.
@@ -213,26 +273,13 @@ pub(super) fn choose<'a>(
     progress: &dyn Progress,
 ) -> Result<(Found, Network<'a>)> {
     let clock = Instant::now();
-    let nothing = |stopped| Found {
-        choices: vec![None; dense.layers.len()],
-        compressed: None,
-        effort: Effort { stopped, ..Effort::default() },
-        mode: SearchMode::Start,
-        samples: 0,
-        drop: None,
-    };
     if !options.factorizes() {
-        return Ok((nothing("no ratio"), plain(dense, whole, options)?));
+        return Ok((Found::nothing(dense, "no ratio"), plain(dense, whole, options)?));
     }
     if let Some(ratio) = options.ratio
-        && options.target == Target::Bytes
-        && options.quantize.is_some()
+        && let Some(found) = bits_alone(dense, whole, options, ratio)?
     {
-        let network = plain(dense, whole, options)?;
-        let bytes = network.price.model(&dense.model)? as f64;
-        if bytes * ratio <= whole.bytes as f64 {
-            return Ok((nothing("fewer bits alone reach the ratio"), network));
-        }
+        return Ok((found, plain(dense, whole, options)?));
     }
     progress.phase("calibrate", None);
     let Some(parts) = parts else {
@@ -247,7 +294,8 @@ pub(super) fn choose<'a>(
         let found = search::start(&forms, &losses, budget).unwrap_or_default();
         seconds.search = Some(clock.elapsed().as_secs_f64());
         let choices = Network::choices(&forms, &found);
-        return Ok((Found { choices, ..nothing("no data") }, network));
+        let spectra = spectra(&forms, &choices);
+        return Ok((Found { choices, spectra, ..Found::nothing(dense, "no data") }, network));
     };
     let ground = Ground::new(dense, whole, parts, options, progress)?;
     seconds.calibrate = Some(clock.elapsed().as_secs_f64());
@@ -256,12 +304,29 @@ pub(super) fn choose<'a>(
         (None, Some(allowed)) => smallest(&ground, allowed, options, progress)?,
         (ratio, _) => {
             let ratio = ratio.unwrap_or(1.0);
-            Some(ground.choose(ratio, options.search, options, progress)?)
+            Some(ground.choose(ratio, options.search, None, options, progress)?)
         }
     };
-    let found = found.unwrap_or_else(|| nothing("nothing can be factorized within --max-drop"));
+    let mut found = found
+        .unwrap_or_else(|| Found::nothing(dense, "nothing can be factorized within --max-drop"));
+    found.begin = clock;
     seconds.search = Some(clock.elapsed().as_secs_f64());
     Ok((found, ground.network))
+}
+
+/// Nothing factorized, where the bits that weights are to be stored in reach the ratio alone.
+pub(super) fn bits_alone(
+    dense: &Dense,
+    whole: &Whole<'_>,
+    options: &Options,
+    ratio: f64,
+) -> Result<Option<Found>> {
+    if options.target != Target::Bytes || options.quantize.is_none() {
+        return Ok(None);
+    }
+    let bytes = plain(dense, whole, options)?.price.model(&dense.model)? as f64;
+    let reached = bytes * ratio <= whole.bytes as f64;
+    Ok(reached.then(|| Found::nothing(dense, "fewer bits alone reach the ratio")))
 }
 
 /// The forms that layers can take, with what the original costs, and what of the compressed model is no

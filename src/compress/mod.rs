@@ -5,17 +5,22 @@ mod check;
 mod choose;
 #[allow(clippy::module_inception, reason = "the command is called so")]
 mod compress;
+mod content;
 mod eval;
 mod file_metric;
 mod gentle;
+mod inputs;
 mod inspect;
+mod job;
 mod parts;
 mod quantization;
 mod rank_step;
 mod result;
 mod scratch;
 mod smallest;
+mod spectra;
 mod statistics;
+mod sweep;
 mod target;
 mod timing;
 mod training;
@@ -39,6 +44,7 @@ pub use eval::{Eval, Runtime, eval, eval_file};
 pub use file_metric::{FileMetric, ProgramMetric};
 pub use inspect::inspect;
 pub use scratch::{Scratch, compress_bytes};
+pub use sweep::{SweepRequest, sweep};
 pub use target::check_output;
 
 /// A compression that is asked for.
@@ -61,6 +67,10 @@ pub struct Request {
     pub shapes: Vec<(String, Vec<usize>)>,
     /// Where the plan goes.
     pub save_plan: Option<PathBuf>,
+    /// Where the report goes, as a page.
+    pub report: Option<PathBuf>,
+    /// The command line that asks for this, for the report; empty where there is none.
+    pub command: Vec<String>,
     /// Whether the output may replace the input.
     pub force: bool,
     /// A metric that the user takes of the original and of the written file; with it
@@ -82,6 +92,8 @@ impl Request {
             resume: None,
             shapes: Vec::new(),
             save_plan: None,
+            report: None,
+            command: Vec::new(),
             force: false,
             file_metric: None,
             options,

@@ -16,8 +16,8 @@ use crate::options::{Options, Target};
 use crate::progress::Progress;
 use crate::quantize;
 use crate::report::{
-    self, Action, Latency, Metric, ModelSize, OutputSize, Ratio, Report, SCHEMA_VERSION, Seconds,
-    Validation,
+    self, Action, Latency, Metric, ModelSize, OutputSize, Program, Ratio, Report, SCHEMA_VERSION,
+    Seconds, Validation,
 };
 use crate::score::Scorer;
 use crate::search::{self, Plan, Samples};
@@ -57,9 +57,9 @@ pub(super) struct Proof<'a> {
     /// Which of its samples.
     pub indices: &'a [usize],
     /// The same samples for the evaluator.
-    pub samples: Samples,
+    pub samples: &'a Samples,
     /// Scores outputs on these samples.
-    pub scorer: Scorer,
+    pub scorer: &'a Scorer,
     /// The metric before the file was written.
     pub metric: Metric,
 }
@@ -71,7 +71,7 @@ impl Proof<'_> {
     /// When it can't be run.
     pub fn score(&self, model: &Model) -> Result<f64> {
         let evaluator = Evaluator::new(model)?;
-        Ok(search::score(&evaluator, &self.samples, &self.scorer)?.metric())
+        Ok(search::score(&evaluator, self.samples, self.scorer)?.metric())
     }
 }
 
@@ -315,14 +315,7 @@ pub(super) fn write_plain(
 fn plain(input: &Path, output: &Path, model: &Model, result: &Model) -> Result<Report> {
     Ok(Report {
         schema_version: SCHEMA_VERSION,
-        model: ModelSize {
-            name: input.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-            opset: model.opset(""),
-            params: quantize::params(model),
-            macs: None,
-            bytes: model.encoded_len(),
-            gzip_bytes: gzip_bytes(input, model.external_files(input)),
-        },
+        model: size(input, model),
         output: OutputSize {
             path: output.display().to_string(),
             params: quantize::params(result),
@@ -343,7 +336,40 @@ fn plain(input: &Path, output: &Path, model: &Model, result: &Model) -> Result<R
         validation: None,
         missed: Vec::new(),
         warnings: Vec::new(),
+        program: program(),
     })
+}
+
+fn size(input: &Path, model: &Model) -> ModelSize {
+    ModelSize {
+        name: input.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        opset: model.opset(""),
+        params: quantize::params(model),
+        macs: None,
+        bytes: model.encoded_len(),
+        gzip_bytes: gzip_bytes(input, model.external_files(input)),
+    }
+}
+
+/// What a file holds, but for what it takes to run it.
+///
+/// # Errors
+/// When it can't be read.
+pub(super) fn read_size(input: &Path) -> Result<ModelSize> {
+    Ok(size(input, &Model::read(input)?))
+}
+
+/// What makes a report.
+pub(super) fn program() -> Program {
+    Program {
+        name: env!("CARGO_PKG_NAME").to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        tract: env!("TRACT_VERSION").to_owned(),
+        platform: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+        threads: rayon::current_num_threads(),
+        seed: 0,
+        command: Vec::new(),
+    }
 }
 
 /// Bytes of a model's file and its external data after gzip; none where one can't be read.
@@ -354,11 +380,18 @@ fn gzip_bytes(path: &Path, external: impl IntoIterator<Item = PathBuf>) -> Optio
 }
 
 /// Writes text beside its target, then renames it into place.
-fn write_text(path: &Path, text: &str) -> Result<()> {
+pub(super) fn write_text(path: &Path, text: &str) -> Result<()> {
     use std::io::Write;
     let fault = |source| Error::Write { path: path.to_owned(), source };
     let folder = path.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(fault)?;
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        // As any other new file: the umask decides.
+        builder.permissions(std::fs::Permissions::from_mode(0o666));
+    }
+    let mut file = builder.tempfile_in(folder).map_err(fault)?;
     file.write_all(text.as_bytes()).map_err(fault)?;
     file.as_file().sync_all().map_err(fault)?;
     file.persist(path).map_err(|e| fault(e.error))?;
@@ -374,6 +407,7 @@ pub(super) fn fill_layers(
     extents: &[Extent],
     factors: &[Option<Factors>],
     folded: &HashSet<String>,
+    spectra: &[Option<report::Spectrum>],
 ) {
     for layer in layers {
         let place = compressible.iter().position(|l| l.node == layer.node);
@@ -381,7 +415,9 @@ pub(super) fn fill_layers(
         let factors = place.and_then(|l| factors[l].as_ref());
         let extent = place.map(|l| extents[l]).unwrap_or_default();
         let own_bias = !folded.contains(&layer.name);
-        report.layers.push(entry(layer, factors, own_bias, extent));
+        let mut entry = entry(layer, factors, own_bias, extent);
+        entry.spectrum = place.and_then(|l| spectra.get(l)?.clone());
+        report.layers.push(entry);
     }
 }
 
@@ -434,6 +470,7 @@ fn entry(layer: &Layer, factors: Option<&Factors>, own_bias: bool, at: Extent) -
             (choice.is_none() && factors.is_some())
                 .then(|| "dense; refitted to what the layers before it yield".to_owned())
         }),
+        spectrum: None,
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::factorize::{Choice, Factors, Scheme, replace};
+use crate::fnv::Fnv;
 use crate::graph::{NameAllocator, constant_tensor};
 use crate::layer::{Layer, shapes};
 use crate::onnx::{
@@ -102,7 +103,9 @@ impl Timed<'_> {
                 table.machine
             ),
         };
-        let whole = hash(&self.model.to_bytes()?);
+        let mut whole = Fnv::default();
+        whole.mix(&self.model.to_bytes()?);
+        let whole = whole.text();
         let total = match table.models.get(&whole) {
             Some(&total) => total,
             None if here => nanoseconds(self.model, self.sample)?,
@@ -278,14 +281,6 @@ fn spread(values: &BTreeSet<usize>, most: usize) -> Vec<usize> {
     };
     let chosen: BTreeSet<usize> = (0..most).filter_map(|i| near(step(i))).collect();
     chosen.into_iter().collect()
-}
-
-/// FNV-1a, in 64 bits.
-fn hash(bytes: &[u8]) -> String {
-    let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325u64, |hash, &byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    format!("{hash:016x}")
 }
 
 #[cfg(test)]

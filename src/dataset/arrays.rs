@@ -36,6 +36,12 @@ impl Arrays {
         Arc::ptr_eq(&self.0, &other.0) || self.0 == other.0
     }
 
+    /// The arrays with their names, then the labels.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        let arrays = self.0.arrays.iter().map(|(name, array)| (name.as_str(), array));
+        arrays.chain(self.0.labels.iter().map(|labels| ("labels", labels)))
+    }
+
     pub(super) fn arrays(&self) -> &[(String, Tensor)] {
         &self.0.arrays
     }

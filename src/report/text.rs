@@ -249,7 +249,7 @@ fn effort(out: &mut String, report: &Report, style: Style) {
 }
 
 /// A metric's value with its unit.
-fn value_text(value: f64, unit: &str) -> String {
+pub(super) fn value_text(value: f64, unit: &str) -> String {
     if unit.trim() == "%" {
         format!("{value:.2}{unit}")
     } else {
@@ -257,7 +257,7 @@ fn value_text(value: f64, unit: &str) -> String {
     }
 }
 
-fn warnings(out: &mut String, warnings: &[String], style: Style) {
+pub(super) fn warnings(out: &mut String, warnings: &[String], style: Style) {
     for warning in warnings {
         let _ = writeln!(out, "{} {warning}", style.warning("warning:"));
     }

@@ -1,6 +1,7 @@
 //! Joint search over all layers and schemes by the true loss of the compressed network.
 
 use std::collections::HashSet;
+use std::time::Instant;
 
 use super::moves::{combinations, moves};
 use super::network::Network;
@@ -9,7 +10,7 @@ use super::race::Difference;
 use super::sequential::Compressed;
 use super::snapshots::Snapshots;
 use super::start::start;
-use super::{Allocation, Effort, Prediction, Problem};
+use super::{Allocation, Effort, Prediction, Problem, Trial};
 use crate::error::{Error, Result};
 use crate::score::Scorer;
 
@@ -61,8 +62,9 @@ struct Search<'a, 'm> {
     probed: f64,
 }
 
-/// Improves on the budgeted start. Returns the best allocation with its network, fitted to the
-/// network's calibration samples, and what was done.
+/// Improves on the best of some allocations within the budget. Returns the best one with its network,
+/// fitted to the network's calibration samples, what changes of single layers did, and what was done.
+/// Where that is known, as `probes`, from a search at another budget, layers are not tried again.
 ///
 /// A level starts from an allocation of the beam. Layer errors are taken anew on the inputs that its
 /// network has, where they hold what earlier layers do to later ones, and weighed by what changes of
@@ -76,10 +78,11 @@ struct Search<'a, 'm> {
 /// When a network can't be run, or the run is interrupted.
 pub fn beam(
     problem: Problem<'_, '_>,
-    first: Allocation,
+    firsts: Vec<Allocation>,
     prediction: &Prediction,
     scorer: &Scorer,
-) -> Result<(Allocation, Compressed, Effort)> {
+    probes: Vec<Probe>,
+) -> Result<(Allocation, Compressed, Vec<Probe>, Effort)> {
     let limits = problem.limits;
     let mut search = Search {
         problem,
@@ -90,12 +93,26 @@ pub fn beam(
         calibration_snapshots: Snapshots::new(limits.snapshot_bytes),
         search_snapshots: Snapshots::new(limits.snapshot_bytes),
         effort: Effort::default(),
-        probes: Vec::new(),
-        probed: f64::INFINITY,
+        probed: if probes.is_empty() { f64::INFINITY } else { 0.0 },
+        probes,
     };
-    let predicted = prediction.loss(problem.options, &first);
-    let first = search.measure(first, None, predicted)?;
-    let mut beam: Vec<Candidate> = first.into_iter().collect();
+    let mut beam: Vec<Candidate> = Vec::new();
+    for first in firsts {
+        let predicted = prediction.loss(problem.options, &first);
+        if !search.seen.contains(&first)
+            && let Some(found) = search.measure(first, beam.first(), predicted)?
+        {
+            let better = beam.first().is_none_or(|best| found.loss < best.loss);
+            search.note(better);
+            beam.insert(if better { 0 } else { beam.len() }, found);
+        }
+    }
+    if beam.is_empty() {
+        return Err(Error::Option {
+            option: "--search beam".to_owned(),
+            reason: "there is no allocation to start from".to_owned(),
+        });
+    }
     let mut fruitless = 0;
     search.effort.stopped = 'search: loop {
         if fruitless >= FRUITLESS {
@@ -120,6 +137,7 @@ pub fn beam(
             // The first place is for what is better beyond its noise, the others go by the mean.
             let better = Difference::of(&found.losses, &beam[0].losses).is_better();
             let behind = beam[1..].iter().position(|c| found.loss < c.loss);
+            search.note(better);
             let place = if better { 0 } else { behind.map_or(beam.len(), |at| at + 1) };
             fruitless = if better { 0 } else { fruitless };
             // Networks are large: no more are held than will be of use.
@@ -131,7 +149,7 @@ pub fn beam(
     };
     let best = beam.swap_remove(0);
     let compressed = search.network_of(&best)?;
-    Ok((best.allocation, compressed, search.effort))
+    Ok((best.allocation, compressed, search.probes, search.effort))
 }
 
 impl Search<'_, '_> {
@@ -139,6 +157,13 @@ impl Search<'_, '_> {
     fn has_room_for_probes(&self) -> bool {
         let left = (self.problem.limits.evaluations as u64).saturating_sub(self.effort.evaluations);
         left > self.problem.options.len() as u64
+    }
+
+    /// Notes whether the network scored last became the best one.
+    fn note(&mut self, taken: bool) {
+        if let Some(trial) = self.effort.trials.last_mut() {
+            trial.taken = taken;
+        }
     }
 
     fn exhausted(&self) -> Option<&'static str> {
@@ -201,9 +226,19 @@ impl Search<'_, '_> {
             cache.put(name, &losses);
         }
         let loss = losses.iter().sum::<f64>() / losses.len().max(1) as f64;
+        let mut trial = Trial {
+            at: Instant::now(),
+            evaluation: self.effort.evaluations,
+            predicted: None,
+            loss,
+            samples: losses.len(),
+            taken: best.is_none(),
+        };
         if let Some(best) = best {
             let difference = Difference::of(&losses, &best.losses);
-            self.effort.predicted.push((predicted, best.loss + difference.mean));
+            let measured = best.loss + difference.mean;
+            self.effort.predicted.push((predicted, measured));
+            trial = Trial { predicted: Some(predicted), loss: measured, ..trial };
             log::debug!(target: "search", "{}: loss {loss:.5} on {} samples, {:+.5} +- {:.5} to the \
                  best, predicted {predicted:.5}", self.effort.evaluations, losses.len(),
                 difference.mean, difference.error);
@@ -211,6 +246,7 @@ impl Search<'_, '_> {
             log::debug!(target: "search", "{}: loss {loss:.5}", self.effort.evaluations);
         }
         progress.step(self.effort.evaluations, &format!("loss {loss:.4}"));
+        self.effort.trials.push(trial);
         let candidate = Candidate { allocation, compressed, losses, loss, expanded: false };
         Ok((!worse).then_some(candidate))
     }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::LayerOptions;
 use crate::error::{Error, Result};
+use crate::fnv::Fnv;
 
 /// Version of scores: those of another are not believed.
 const VERSION: u32 = 1;
@@ -85,7 +86,7 @@ impl ScoreCache {
         for loss in reference {
             hash.add(&loss.to_bits().to_le_bytes());
         }
-        hash.0
+        hash.value()
     }
 
     /// The losses that are known of a network.
@@ -111,24 +112,6 @@ impl ScoreCache {
         }
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.insert(line.network, line.losses);
-    }
-}
-
-/// FNV-1a in 64 bits.
-struct Fnv(u64);
-
-impl Default for Fnv {
-    fn default() -> Self {
-        Self(0xcbf2_9ce4_8422_2325)
-    }
-}
-
-impl Fnv {
-    fn add(&mut self, bytes: &[u8]) {
-        // The length keeps neighbours apart.
-        for byte in bytes.iter().chain(&bytes.len().to_le_bytes()) {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        }
     }
 }
 

@@ -5,6 +5,8 @@
 //! can matter several times as much. Here every layer is changed in place, and those behind it are
 //! refitted.
 
+use serde::{Deserialize, Serialize};
+
 use super::network::Network;
 use super::race::Difference;
 use super::sequential::Compressed;
@@ -32,7 +34,7 @@ const FIRST: usize = 5;
 const CLEAR: f64 = 2.5;
 
 /// One change of one layer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Probe {
     layer: usize,
     /// The change of the loss by prediction.

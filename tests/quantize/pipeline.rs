@@ -25,6 +25,8 @@ fn request(folder: &Path, options: Options) -> Request {
         train: None,
         resume: None,
         shapes: Vec::new(),
+        report: None,
+        command: Vec::new(),
         save_plan: Some(folder.join("plan.json")),
         force: false,
         file_metric: None,
