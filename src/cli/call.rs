@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::sync::Arc;
 
 use clap::error::{ContextKind, ContextValue};
-use clap::{ArgAction, CommandFactory, Parser};
+use clap::{ArgAction, CommandFactory};
 use serde::Serialize;
 
 use super::args::{Cli, Command, EvalArgs};
@@ -53,7 +53,7 @@ pub fn call(
     given: &Given,
     progress: &dyn Progress,
 ) -> Result<String> {
-    let cli = Cli::try_parse_from(line).map_err(|usage| refused(&usage))?;
+    let cli = super::parse(line).map_err(|usage| refused(&usage))?;
     match cli.common().threads {
         None => carry_out(cli, given, progress),
         Some(threads) => {

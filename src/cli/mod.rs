@@ -3,6 +3,7 @@
 mod args;
 mod call;
 mod compress_args;
+mod order;
 mod progress;
 mod shells;
 #[cfg(test)]
@@ -14,7 +15,7 @@ use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use serde::Serialize;
 
 use crate::compress;
@@ -42,7 +43,7 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 /// Runs the program with the arguments given, the program's name first. Results go to stdout, all
 /// else to stderr.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(args) {
+    let cli = match parse(args) {
         Ok(cli) => cli,
         Err(usage) => {
             // Help and version are no errors: clap sends these to stdout, with code 0.
@@ -64,6 +65,13 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::from(if interrupted { INTERRUPTED_BY_USER } else { FAILED })
         }
     }
+}
+
+/// What was typed.
+fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let program = Cli::command();
+    let line = order::command_first(line, |word| program.find_subcommand(word).is_some());
+    Cli::try_parse_from(line)
 }
 
 /// Runs the command and prints its report.
