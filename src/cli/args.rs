@@ -45,7 +45,7 @@ pub struct Common {
     /// Print the report as JSON
     #[arg(long, global = true)]
     pub json: bool,
-    /// Print no progress and no warnings
+    /// Print nothing on stderr but errors
     #[arg(long, short, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
     /// Say more on stderr; twice for even more

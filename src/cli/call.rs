@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::sync::Arc;
 
 use clap::error::{ContextKind, ContextValue};
-use clap::{ArgAction, CommandFactory, Parser};
+use clap::{ArgAction, CommandFactory};
 use serde::Serialize;
 
 use super::args::{Cli, Command, EvalArgs};
@@ -57,7 +57,7 @@ pub fn call(
     let line: Vec<OsString> = line.into_iter().collect();
     let command: Vec<String> =
         line.iter().map(|word| word.to_string_lossy().into_owned()).collect();
-    let cli = Cli::try_parse_from(line).map_err(|usage| refused(&usage))?;
+    let cli = super::parse(line).map_err(|usage| refused(&usage))?;
     match cli.common().threads {
         None => carry_out(cli, command, given, progress),
         Some(threads) => {

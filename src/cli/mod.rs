@@ -3,6 +3,7 @@
 mod args;
 mod call;
 mod compress_args;
+mod order;
 mod progress;
 mod shells;
 mod sweep_args;
@@ -15,7 +16,7 @@ use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use serde::Serialize;
 
 use crate::compress;
@@ -46,7 +47,7 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
     let command = args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
-    let cli = match Cli::try_parse_from(args) {
+    let cli = match parse(args) {
         Ok(cli) => cli,
         Err(usage) => {
             // Help and version are no errors: clap sends these to stdout, with code 0.
@@ -68,6 +69,13 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::from(if interrupted { INTERRUPTED_BY_USER } else { FAILED })
         }
     }
+}
+
+/// What was typed.
+fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let program = Cli::command();
+    let line = order::command_first(line, |word| program.find_subcommand(word).is_some());
+    Cli::try_parse_from(line)
 }
 
 /// Runs the command and prints its report.

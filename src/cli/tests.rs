@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use clap::Parser;
-
 use super::args::{Cli, Command};
 use super::{Given, call, flags, shells};
 use crate::compress::Request;
@@ -18,7 +16,7 @@ use crate::score::MetricKind;
 use crate::tune::Augmentation;
 
 fn parse(line: &str) -> Result<Cli, clap::Error> {
-    Cli::try_parse_from(std::iter::once("onnx-bsr").chain(line.split_whitespace()))
+    super::parse(std::iter::once("onnx-bsr").chain(line.split_whitespace()).map(Into::into))
 }
 
 fn request(line: &str) -> Request {
@@ -197,6 +195,8 @@ fn commands_stand_beside_the_default_form() {
     assert!(matches!(parse("inspect x.onnx").expect("valid").command, Some(Command::Inspect(_))));
     let eval = parse("eval x.onnx --data d --json").expect("valid");
     assert!(eval.common().json && matches!(eval.command, Some(Command::Eval(_))));
+    let quiet = parse("-q --threads 2 check a b").expect("valid");
+    assert!(quiet.common().quiet && matches!(quiet.command, Some(Command::Check(_))));
     let model = parse("./inspect out.onnx --ratio 2").expect("valid");
     assert!(model.command.is_none());
 }
