@@ -173,6 +173,9 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
     };
     report.model.bytes = bytes;
     report.warnings.splice(0..0, warnings);
+    if halves && options.quantize == Some(quantize::Form::Fp16) {
+        report.warnings.push("weights have 16 bits, as in the original".to_owned());
+    }
     if prepared.sparse > 0 {
         report.warnings.push(format!("{} sparse constants are stored dense now", prepared.sparse));
     }
@@ -270,7 +273,13 @@ impl Ground {
                     Err(fault @ (Error::DataMismatch { .. } | Error::Data { .. })) => {
                         return Err(fault);
                     }
-                    Err(fault) => fault,
+                    Err(fault) => {
+                        let none = &mut Vec::new();
+                        if parts.is_some() && sample(model, &specs, request, none)?.is_ok() {
+                            return Err(fault);
+                        }
+                        fault
+                    }
                 }
             }
             Err(fault) => fault,
