@@ -259,7 +259,7 @@ impl Ground {
                 let run = |inputs: &[Tensor]| Evaluator::new(model)?.run(inputs.to_vec());
                 let tried = match &parts {
                     Some(parts) => {
-                        let fixed = Batches::new(specs).fixed;
+                        let fixed = Batches::new(specs.clone()).fixed;
                         let inputs = parts.data.batch(&parts.calibration[..1])?;
                         let inputs: Vec<_> =
                             inputs.iter().map(|t| part(t, &(0..1), fixed)).collect();
