@@ -35,7 +35,7 @@ impl Inputs {
                 let run = |inputs: &[Tensor]| Evaluator::new(model)?.run(inputs.to_vec());
                 let tried = match &parts {
                     Some(parts) => {
-                        let fixed = Batches::new(specs).fixed;
+                        let fixed = Batches::new(specs.clone()).fixed;
                         let inputs = parts.data.batch(&parts.calibration[..1])?;
                         let inputs: Vec<_> =
                             inputs.iter().map(|t| part(t, &(0..1), fixed)).collect();
@@ -49,7 +49,13 @@ impl Inputs {
                     Err(fault @ (Error::DataMismatch { .. } | Error::Data { .. })) => {
                         return Err(fault);
                     }
-                    Err(fault) => fault,
+                    Err(fault) => {
+                        let none = &mut Vec::new();
+                        if parts.is_some() && sample(model, &specs, request, none)?.is_ok() {
+                            return Err(fault);
+                        }
+                        fault
+                    }
                 }
             }
             Err(fault) => fault,

@@ -75,6 +75,9 @@ impl Job {
         filter.check(&options.include, &options.exclude, &layers)?;
         check_options(request, &options, &model, &layers)?;
         let Inputs { parts, sample, mut warnings, unrunnable } = Inputs::of(&model, request)?;
+        if halves {
+            warnings.push("weights have 16 bits, as in the original".to_owned());
+        }
         if prepared.sparse > 0 {
             warnings.push(format!("{} sparse constants are stored dense now", prepared.sparse));
         }
