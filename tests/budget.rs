@@ -16,7 +16,7 @@ fn layers(options: &[Vec<(u64, f64)>]) -> (Vec<LayerOptions>, Vec<Vec<f64>>) {
     };
     let layer = |forms: &Vec<(u64, f64)>| {
         let options: Vec<LayerOption> = forms.iter().map(option).collect();
-        LayerOptions { stored: options[0].cost, options, energy: 1.0 }
+        LayerOptions { stored: options[0].cost, options, energy: 1.0, errors: Vec::new() }
     };
     let layers = options.iter().map(layer).collect();
     let loss = options.iter().map(|o| o.iter().map(|&(_, loss)| loss).collect()).collect();
