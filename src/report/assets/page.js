@@ -46,7 +46,7 @@
   const metricText = (value, metric) =>
     !known(value) ? "–" : metric.unit === "%" ? value.toFixed(2) + " %" : figure(value, 4);
   const middle = (text, most) =>
-    text.length <= most ? text : text.slice(0, Math.ceil(most / 2) - 1) + "…" + text.slice(-Math.floor(most / 2));
+    text.length <= most ? text : text.slice(0, Math.floor(0.3 * most)) + "…" + text.slice(1 - most + Math.floor(0.3 * most));
 
   // Colours follow the style sheet, on paper and by day and night.
   const colour = (name) => getComputedStyle(root).getPropertyValue("--" + name).trim();
@@ -273,7 +273,7 @@
     const kinds = choice(["linear", "logarithmic"], "linear", (name) => { chart.options.scales.x.type = name; paint(); });
     chart = draw(canvas, "bar", sets, {
       x: axis("params", { position: "top", type: "linear", ticks: { callback: (v) => short(v), maxTicksLimit: 6 } }),
-      y: axis("", { grid: { display: false }, ticks: { autoSkip: false, font: { size: 11 }, callback: (v, i) => middle(shown[i].name, phone() ? 15 : 34) } }),
+      y: axis("", { grid: { display: false }, ticks: { autoSkip: false, font: { size: 11 }, callback: (v, i) => middle(shown[i].name, phone() ? 19 : 34) } }),
     }, {
       title: (items) => shown[items[0].dataIndex].name,
       label: () => "",
