@@ -148,7 +148,7 @@ fn eight_bits_wherever_weights_are() {
             assert_eq!(run.code, 0, "{name}: {}", run.error);
             let output = Evaluator::new(&output).unwrap().run(vec![x]).unwrap();
             let d = distance(&y, &output[0].to_f64_vec());
-            assert!(d < 0.03, "{name}: {d}");
+            assert!(d < 0.05, "{name}: {d}");
         }
         // Fused operators are left alone.
         if name != "fused" {
@@ -186,5 +186,5 @@ fn halves_stay_halves() {
 fn a_refusal_names_what_is_in_the_way() {
     let run = run("tied_embedding", &["--ratio", "2"]);
     assert_eq!(run.code, 1);
-    assert!(run.error.contains("table"), "{}", run.error);
+    assert!(run.error.contains("shared with another node"), "{}", run.error);
 }
