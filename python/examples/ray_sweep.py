@@ -32,6 +32,7 @@ def main():
     parser.add_argument("data", help="an npz of arrays by input name, and labels")
     parser.add_argument("--ratios", default="2,4,8")
     parser.add_argument("--quantize", help="a form, to divide bits too")
+    parser.add_argument("--search", help="start takes the predicted optimum alone, which is fast")
     parser.add_argument("--folder", type=Path, help="where the models go")
     parser.add_argument("--address", help="of a cluster that is running")
     parser.add_argument("--workers", type=int, default=2)
@@ -42,8 +43,9 @@ def main():
         ray.init(num_cpus=args.workers, include_dashboard=False)
     # Sent to each worker once, however many ratios it tries.
     model, data = ray.put(args.model.read_bytes()), ray.put(dict(np.load(args.data)))
+    options = {"quantize": args.quantize, "search": args.search}
     waiting = [
-        compress.remote(model, data, float(ratio), {"quantize": args.quantize})
+        compress.remote(model, data, float(ratio), options)
         for ratio in args.ratios.split(",")
     ]
     print(f"{'ratio':>6} {'bytes':>9} {'original':>9} {'written':>9} {'seconds':>8}")
