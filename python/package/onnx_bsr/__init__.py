@@ -1,10 +1,10 @@
 """Makes trained ONNX models small and fast: joint low-rank compression with ranks chosen by beam search.
 
-`compress` is the main job, `inspect`, `evaluate`, `check`, `bench` and `apply_plan` are the program's other
-commands. Options are the program's own, with `_` for `-`.
+`compress` is the main job, `sweep`, `inspect`, `evaluate`, `check`, `bench` and `apply_plan` are the program's
+other commands. Options are the program's own, with `_` for `-`.
 """
 
-from ._api import Report, apply_plan, bench, check, compress, evaluate, inspect
+from ._api import Report, apply_plan, bench, check, compress, evaluate, inspect, sweep
 from ._errors import (
     DataError,
     FileError,
@@ -38,4 +38,5 @@ __all__ = [
     "compress",
     "evaluate",
     "inspect",
+    "sweep",
 ]

@@ -131,10 +131,22 @@ def check(a, b, *, data=None, labels=None, progress=None, **options):
     return work.run(work.model(a, "a.onnx"), work.model(b, "b.onnx"), progress=progress)
 
 
-def bench(a, b, *, progress=None, **options):
-    """Latency of two models for one sample in tract, in turns."""
+def bench(a, b=None, *, progress=None, **options):
+    """Latency of two models for one sample in tract, in turns; or with `table` that of one model's layers."""
     work = _Work("bench", "bench", options)
-    return work.run(work.model(a, "a.onnx"), work.model(b, "b.onnx"), progress=progress)
+    models = [work.model(a, "a.onnx")] + ([] if b is None else [work.model(b, "b.onnx")])
+    return work.run(*models, progress=progress)
+
+
+def sweep(model, folder, *, ratios, progress=None, **options):
+    """Compresses a model at several ratios, with all that does not depend on the ratio done once.
+
+    Files, their plans, `front.json` and `report.html` go to `folder`; what an earlier call has completed there is
+    not computed again. The report has a point for every ratio, the knee of the front, and with `max_drop` the
+    largest ratio within. `data`, `test`, `train` and `metric` are as for `compress`.
+    """
+    work = _Work("sweep", "sweep", {"ratios": ratios, **options})
+    return work.run(work.model(model, "model.onnx"), folder, progress=progress)
 
 
 def apply_plan(model, plan, output=None, **options):
@@ -166,6 +178,7 @@ for _function, _command in (
     (evaluate, "eval"),
     (check, "check"),
     (bench, "bench"),
+    (sweep, "sweep"),
     (apply_plan, "apply"),
 ):
     _describe(_function, _command)
