@@ -217,7 +217,7 @@ fn usage_errors() {
         "a b --ratio NaN",
         "a b --ratio 2 --labels l",
         "a b --ratio 2 --threads 0",
-        "a b --ratio 2 --target latency",
+        "a b --ratio 2 --target speed",
         "a b --ratio 2 --schemes svd",
         "a b --ratio 2 --std 0",
         "a b --ratio 2 -q -v",
