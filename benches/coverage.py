@@ -250,6 +250,7 @@ def main():
     parser.add_argument("--keep", type=Path, help="folder for what is written")
     parser.add_argument("--details", type=Path, help="file for one JSON object per model")
     args = parser.parse_args()
+    args.program = args.program.resolve()
     columns = ["model", "exporter", "operators", "compressible", "1.5", "2", "2, data", "int8", "int8 and 5", "int8, data", "s", "MB"]
     print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|", flush=True)
     bad = 0

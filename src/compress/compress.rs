@@ -25,7 +25,7 @@ use crate::report::{Metric, Report, Seconds};
 use crate::score::MetricKind;
 use crate::search::{self, Compressed, Plan, Samples};
 use crate::tensor::Tensor;
-use crate::validate::{concrete_shapes, guessed_shapes, random_inputs};
+use crate::validate::{Agreement, concrete_shapes, guessed_shapes, random_inputs};
 
 /// Compresses a model as asked and writes the result. The report says what was done.
 ///
@@ -57,7 +57,7 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
     if halves && quantize::check(&model).is_ok() {
         request.options.quantize = Some(quantize::Form::Fp16);
     }
-    let (request, model) = (&request, model);
+    let request = &request;
     let options = &request.options;
     let filter = Filter::new(&options.include, &options.exclude)?;
     let layers = find(&model, &filter)?;
@@ -83,6 +83,12 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
         return Err(Error::UnsupportedModel { reason: no_layer(&layers) });
     }
     let Ground { parts, sample, warnings, unrunnable } = Ground::of(&model, request)?;
+    // The evaluator runs several samples at once, unless these change each other's outputs.
+    let alone = match &parts {
+        Some(parts) if !are_independent(&model, parts)? => graph::pin_batch(&mut model),
+        _ => Vec::new(),
+    };
+    let model = model;
     seconds.load = Some(begin.elapsed().as_secs_f64());
 
     let mut trainer = match &parts {
@@ -169,7 +175,10 @@ pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
     let clock = Instant::now();
     let mut report = match unrunnable {
         Some(reason) => result::unrun(request, &model, &output, &plan, &reason)?,
-        None => result::write(request, &model, &output, &plan, &sample, proof, progress)?,
+        None => {
+            let staged = (&output, &*alone);
+            result::write(request, &model, staged, &plan, &sample, proof, progress)?
+        }
     };
     report.model.bytes = bytes;
     report.warnings.splice(0..0, warnings);
@@ -294,6 +303,24 @@ impl Ground {
         Ok(Self { parts: None, sample: Vec::new(), warnings, unrunnable: Some(reason) })
     }
 }
+
+/// Whether samples have the same outputs in one run as on their own.
+fn are_independent(model: &Model, parts: &Parts) -> Result<bool> {
+    let evaluator = Evaluator::new(model)?;
+    if evaluator.batches().fixed.is_some() || parts.calibration.len() < 2 {
+        return Ok(true);
+    }
+    let both = parts.data.batch(&parts.calibration[..2])?;
+    let first = parts.data.batch(&parts.calibration[..1])?;
+    let one = evaluator.per_sample(evaluator.run(first)?, 1)?;
+    let together = evaluator.run(both).and_then(|outputs| evaluator.per_sample(outputs, 2));
+    let Ok(together) = together else { return Ok(false) };
+    let part: Vec<Tensor> = together.iter().map(|t| t.slice_batch(0, 1)).collect();
+    Ok(Agreement::between(&one, &part).is_ok_and(|a| a.max_relative_difference() < TOGETHER))
+}
+
+/// Relative difference of outputs that another order of sums may make.
+const TOGETHER: f64 = 1e-3;
 
 /// Extents that open dims are tried with.
 const EXTENTS: [usize; 7] = [64, 16, 128, 224, 8, 32, 1];
