@@ -33,7 +33,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let path = Path::new(model);
     let model = Model::read(path)?;
     let names: Vec<&str> = model.graph().output.iter().map(|o| o.name()).collect();
-    let source = DataSource { path: data.into(), labels: None, preprocess: Preprocess::default() };
+    let source = DataSource {
+        path: data.into(),
+        arrays: None,
+        labels: None,
+        preprocess: Preprocess::default(),
+    };
     let data = source.open(&graph::inputs(&model)?)?;
     let all: Vec<usize> = (0..data.len()).collect();
     let tensors = match runtime {

@@ -127,6 +127,14 @@ pub enum Error {
         /// Its own message.
         reason: String,
     },
+    /// The user's own metric of a file failed.
+    #[error("metric `{metric}`: {reason}")]
+    Metric {
+        /// The program, or what the caller calls it.
+        metric: String,
+        /// What happened.
+        reason: String,
+    },
     /// Training failed.
     #[error("training failed: {reason}")]
     Training {
@@ -153,6 +161,10 @@ impl Error {
             Self::NotOnnx { .. } => "export the model again; the file may be cut short",
             Self::DataMismatch { .. } => {
                 "run `onnx-bsr inspect MODEL` to see the inputs; arrays in an npz are keyed by input name"
+            }
+            Self::Metric { .. } => {
+                "the program is given the path of a model after its own arguments, prints one number \
+                 (higher is better), and ends with exit code 0"
             }
             Self::RatioOutOfReach { largest, .. } => {
                 return Some(format!(

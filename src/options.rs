@@ -1,5 +1,6 @@
 //! What a run can be told, apart from its files.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::factorize::Scheme;
@@ -21,6 +22,9 @@ pub struct Options {
     pub ratio: Option<f64>,
     /// The cost that the ratio divides. Default: bytes.
     pub target: Target,
+    /// Where times of layers are kept for a target of latency. One of another machine decides as it is;
+    /// to one of this machine what it lacks is added. Default: none, which measures all of them anew.
+    pub latency_table: Option<PathBuf>,
     /// What weights are stored as; with a ratio of bytes both together reach it. Default: none, which
     /// leaves them as they are.
     pub quantize: Option<Form>,
@@ -46,8 +50,8 @@ pub struct Options {
     /// Globs of node or weight names: these layers are not factorized. Quantization is for all weights
     /// all the same. Default: empty.
     pub exclude: Vec<String>,
-    /// Ranks are multiples of this, at least 1. Default: 1.
-    pub rank_multiple: usize,
+    /// What ranks are multiples of. Default: 1.
+    pub rank_multiple: RankMultiple,
     /// Candidates that survive a level of the search, at least 1. Default: 4.
     pub beam: usize,
     /// Networks that the search may score, each counted once however few samples it took.
@@ -56,6 +60,9 @@ pub struct Options {
     /// Time after which the search ends with the best it has. Runs that hit it are no longer
     /// repeatable. Default: none.
     pub time_limit: Option<Duration>,
+    /// Folder where scores of networks are kept: a search that was interrupted, or that is repeated with
+    /// other bounds, does not run again what it has scored. Default: none.
+    pub cache_dir: Option<PathBuf>,
     /// How ranks are chosen. Default: beam.
     pub search: SearchMode,
     /// What the factors are fitted to. Default: loss.
@@ -132,6 +139,7 @@ impl Default for Options {
         Self {
             ratio: None,
             target: Target::Bytes,
+            latency_table: None,
             quantize: None,
             rounding: Rounding::Compensated,
             block: 64,
@@ -142,10 +150,11 @@ impl Default for Options {
             schemes: Scheme::ALL.to_vec(),
             include: Vec::new(),
             exclude: Vec::new(),
-            rank_multiple: 1,
+            rank_multiple: RankMultiple::Of(1),
             beam: 4,
             max_evals: None,
             time_limit: None,
+            cache_dir: None,
             search: SearchMode::Beam,
             statistics: Statistics::Loss,
             calibration_samples: 2000,
@@ -170,6 +179,15 @@ impl Default for Options {
             max_drop: None,
         }
     }
+}
+
+/// The step of ranks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RankMultiple {
+    /// This one, at least 1.
+    Of(usize),
+    /// That at which the runtime gets faster on this machine.
+    Auto,
 }
 
 /// How ranks are chosen.

@@ -11,12 +11,12 @@ use rand_chacha::ChaCha8Rng;
 fn layers(options: &[Vec<(u64, f64)>]) -> (Vec<LayerOptions>, Vec<Vec<f64>>) {
     let option = |&(params, error): &(u64, f64)| LayerOption {
         choice: None,
-        cost: Cost { params, macs: 3 * params, bytes: 4 * params },
+        cost: Cost { params, macs: 3 * params, bytes: 4 * params, ..Cost::default() },
         error,
     };
     let layer = |forms: &Vec<(u64, f64)>| {
         let options: Vec<LayerOption> = forms.iter().map(option).collect();
-        LayerOptions { stored: options[0].cost, options, energy: 1.0 }
+        LayerOptions { stored: options[0].cost, options, energy: 1.0, errors: Vec::new() }
     };
     let layers = options.iter().map(layer).collect();
     let loss = options.iter().map(|o| o.iter().map(|&(_, loss)| loss).collect()).collect();

@@ -232,3 +232,137 @@ fn corrections_join_the_bias_that_follows() {
         "what belongs to no layer stays"
     );
 }
+
+/// Times of layers are measured once; a table of another machine is used as it is, or refused.
+#[test]
+fn a_target_of_latency_takes_times_from_a_table() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (table, out) = (dir.path().join("table.json"), dir.path().join("out.onnx"));
+    let (report, code) = json(&format!("bench mnist_conv.onnx --table {} --json", table.display()));
+    assert_eq!(code, 0);
+    let ms = |name: &str| report[name].as_f64().expect("a number");
+    assert!(
+        ms("model_ms") > 0.0 && ms("layers_ms") > 0.0 && ms("layers_ms") < 2.0 * ms("model_ms")
+    );
+
+    let line = format!(
+        "mnist_conv.onnx {} --ratio 1.3 --target latency --latency-table {} --force --json",
+        out.display(),
+        table.display()
+    );
+    let text = std::fs::read_to_string(&table).expect("the table");
+    let foreign = text.replace(report["machine"].as_str().expect("a name"), "another machine");
+    assert_ne!(text, foreign);
+    std::fs::write(&table, &foreign).expect("written");
+    let (report, code) = json(&line);
+    // How fast the file is in the end, the machine decides.
+    assert!(code == 0 || code == 3, "{code}");
+    assert_eq!(report["ratio"]["target"], "latency");
+    assert!(report["output"]["macs"].as_u64() < report["model"]["macs"].as_u64());
+    assert_eq!(std::fs::read_to_string(&table).expect("the table"), foreign, "nothing was lacking");
+
+    let mut lacking: Value = serde_json::from_str(&foreign).expect("JSON");
+    lacking["layers"] = serde_json::json!({});
+    std::fs::write(&table, lacking.to_string()).expect("written");
+    let output = run(&line);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(error.contains("another machine") && error.contains("bench"), "{error}");
+}
+
+fn compress_judged(output: &Path, metric: &str, more: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_onnx-bsr"))
+        .current_dir(fixture(""))
+        .args(["mnist_conv.onnx".as_ref(), output.as_os_str()])
+        .args(["--metric", metric, "--json"])
+        .args(more)
+        .output()
+        .expect("the program runs")
+}
+
+/// The number is the file's size, so that a smaller file has lost.
+#[cfg(unix)]
+#[test]
+fn a_program_judges_files() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("out.onnx");
+    let size = r#"cmd:sh -c 'echo one moment; wc -c < "$0"'"#;
+    let judged = |more: &[&str]| {
+        let output = compress_judged(&path, size, more);
+        let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        (report, output.status.code().expect("a code"))
+    };
+    let (report, code) = judged(&["--ratio", "2"]);
+    assert_eq!(code, 0);
+    let metric = &report["file_metric"];
+    assert_eq!(metric["original"].as_f64(), report["model"]["bytes"].as_f64());
+    assert_eq!(metric["written"].as_f64(), report["output"]["bytes"].as_f64());
+    assert!(report["metric"].is_null());
+
+    let (report, code) = judged(&["--ratio", "2", "--max-drop", "1000"]);
+    let missed = report["missed"][0].as_str().expect("a miss");
+    assert!(code == 3 && missed.contains("points of sh -c"), "{missed}");
+    assert_eq!(judged(&["--ratio", "2", "--max-drop", "1e9"]).1, 0);
+
+    // Only the written file's name ends so.
+    let fails = r#"cmd:sh -c 'case "$0" in *out.onnx) exit 7;; esac; echo 1'"#;
+    std::fs::remove_file(&path).expect("the file of before");
+    let output = compress_judged(&path, fails, &["--ratio", "2", "--max-drop", "1"]);
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert!(report["file_metric"]["written"].is_null());
+    assert!(report["missed"][0].as_str().expect("a miss").contains("exit status: 7"));
+    assert!(output.status.code() == Some(3) && path.is_file());
+
+    let evaluated = Command::new(env!("CARGO_BIN_EXE_onnx-bsr"))
+        .current_dir(fixture(""))
+        .args(["eval", "mnist_conv.onnx", "--json", "--metric", size])
+        .output()
+        .expect("the program runs");
+    let report: Value = serde_json::from_slice(&evaluated.stdout).expect("JSON");
+    assert_eq!(report["runtime"], "program");
+    assert!(
+        report["metric"]["value"].as_f64() > Some(1e5) && report["metric"]["samples"].is_null()
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn a_program_that_judges_nothing_ends_the_run() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("out.onnx");
+    for (metric, more, reason) in [
+        ("cmd:false", "2", "ended with exit status: 1"),
+        ("cmd:echo 92 percent", "2", "not a number"),
+        ("cmd:true", "2", "printed nothing"),
+        ("cmd:/no/such/judge", "2", "can't be started"),
+    ] {
+        let output = compress_judged(&path, metric, &["--ratio", more]);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains(reason) && text.contains("hint: the program is given"), "{text}");
+    }
+    let output = compress_judged(&path, "cmd:echo 1", &["--max-drop", "1"]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("give --ratio too"));
+    assert!(!path.exists());
+}
+
+#[test]
+fn completions_and_manuals_are_printed() {
+    let output = run("completions bash");
+    assert!(output.status.success() && String::from_utf8_lossy(&output.stdout).contains("_onnx"));
+    assert!(String::from_utf8_lossy(&run("man eval").stdout).contains("onnx\\-bsr\\-eval"));
+    assert_eq!(run("man nothing").status.code(), Some(1));
+}
+
+/// Nothing but the report where `--quiet` is given; colours and bars are for terminals alone.
+#[test]
+fn quiet_is_quiet() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("out.onnx");
+    let line = |more: &str| format!("mnist_conv.onnx {} --ratio 2 {more}", path.display());
+    let quiet = run(&line("--quiet"));
+    assert!(quiet.status.success() && quiet.stderr.is_empty() && !quiet.stdout.is_empty());
+    let loud = run(&line("-v"));
+    let text = String::from_utf8_lossy(&loud.stderr).into_owned();
+    assert!(text.contains("info: factorize") && !text.contains('\x1b'), "{text}");
+}

@@ -171,7 +171,7 @@ fn damaged_files_are_errors_or_results() {
                 shape,
             };
             if let Ok(data) = Dataset::open(&target, &[spec], None, &Preprocess::default())
-                && data.len() > 0
+                && !data.is_empty()
             {
                 let _ = data.batch(&[0, data.len() - 1]);
             }

@@ -137,3 +137,17 @@ fn paths_are_found() {
                 // crate::comment\nonnx_bsr::g::h()";
     assert_eq!(used(text).into_iter().collect::<Vec<_>>(), ["a", "b", "c", "d", "e", "g"]);
 }
+
+/// The README's program is the one that the crate's documentation has, which is compiled.
+#[test]
+fn the_readme_shows_the_documented_program() {
+    let lib = fs::read_to_string(source().join("lib.rs")).expect("lib.rs");
+    let mut program = String::new();
+    let lines = lib.lines().skip_while(|line| !line.starts_with("//! ```")).skip(1);
+    for line in lines.take_while(|line| !line.starts_with("//! ```")) {
+        program.push_str(line.strip_prefix("//! ").unwrap_or_default());
+        program.push('\n');
+    }
+    let readme = fs::read_to_string(source().join("../README.md")).expect("the README");
+    assert!(program.contains("fn main") && readme.contains(&format!("```rust\n{program}```")));
+}

@@ -6,15 +6,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use onnx_bsr::compress::{DataSource, Request, apply, compress, inspect};
-use onnx_bsr::dataset::{Dataset, Preprocess};
+use onnx_bsr::compress::{DataSource, Request, apply, compress, compress_bytes, inspect};
+use onnx_bsr::dataset::{Arrays, Dataset, Preprocess};
 use onnx_bsr::error::Error;
 use onnx_bsr::factorize::Scheme;
 use onnx_bsr::graph;
 use onnx_bsr::onnx::Model;
-use onnx_bsr::options::{Options, SearchMode, Statistics, Target};
+use onnx_bsr::options::{Options, RankMultiple, SearchMode, Statistics, Target};
 use onnx_bsr::progress::{Progress, Silent};
 use onnx_bsr::report::{Action, Report};
+use onnx_bsr::tensor::Tensor;
 use onnx_bsr::validate::{Session, random_inputs};
 
 fn fixture(name: &str) -> PathBuf {
@@ -22,7 +23,12 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 fn source(name: &str) -> DataSource {
-    DataSource { path: fixture(name), labels: None, preprocess: Preprocess::default() }
+    DataSource {
+        path: fixture(name),
+        arrays: None,
+        labels: None,
+        preprocess: Preprocess::default(),
+    }
 }
 
 /// A short run on the digits: few samples, few networks scored.
@@ -35,8 +41,11 @@ fn request(output: &Path, ratio: f64) -> Request {
         train: None,
         resume: None,
         shapes: Vec::new(),
+        report: None,
+        command: Vec::new(),
         save_plan: None,
         force: false,
+        file_metric: None,
         options: Options {
             ratio: Some(ratio),
             max_evals: Some(12),
@@ -174,7 +183,8 @@ fn residual(folder: &Path, ratio: f64) -> Request {
     npy.extend(samples.iter().flat_map(|v| v.to_le_bytes()));
     let data = folder.join("samples.npy");
     fs::write(&data, npy).unwrap();
-    let data = DataSource { path: data, labels: None, preprocess: Preprocess::default() };
+    let data =
+        DataSource { path: data, arrays: None, labels: None, preprocess: Preprocess::default() };
     let request = request(&folder.join("out.onnx"), ratio);
     Request { input: path, data: Some(data), test: None, ..request }
 }
@@ -213,7 +223,8 @@ fn every_mode_keeps_the_budget() {
     assert!(params.output.params * 2 <= params.model.params);
     let (macs, _) = run(&|o| (o.search, o.target) = (SearchMode::Start, Target::Macs));
     assert!(macs.output.macs.unwrap() * 2 <= macs.model.macs.unwrap());
-    let (rounded, _) = run(&|o| (o.search, o.rank_multiple) = (SearchMode::Start, 4));
+    let (rounded, _) =
+        run(&|o| (o.search, o.rank_multiple) = (SearchMode::Start, RankMultiple::Of(4)));
     let ranks: Vec<usize> =
         rounded.layers.iter().flat_map(|l| [l.rank, l.rank_in]).flatten().collect();
     assert!(!ranks.is_empty() && ranks.iter().all(|r| r % 4 == 0), "{ranks:?}");
@@ -341,4 +352,62 @@ fn interrupted_runs_write_nothing() {
         let files = fs::read_dir(folder.path()).unwrap().count();
         assert_eq!(files, 2, "the samples, and what was there");
     }
+}
+
+/// A search that was interrupted goes on from the scores it kept, and ends with the same file.
+#[test]
+fn scores_outlast_an_interruption() {
+    /// Interrupts after so many steps of the search.
+    struct Impatient(std::sync::Mutex<(bool, u32)>);
+    impl Progress for Impatient {
+        fn phase(&self, name: &str, _: Option<u64>) {
+            self.0.lock().unwrap().0 = name == "search";
+        }
+        fn step(&self, _: u64, _: &str) {
+            let mut state = self.0.lock().unwrap();
+            state.1 += u32::from(state.0);
+        }
+        fn warn(&self, _: &str) {}
+        fn interrupted(&self) -> bool {
+            self.0.lock().unwrap().1 >= 4
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (first, second) = (folder.path().join("a.onnx"), folder.path().join("b.onnx"));
+    let plain = compress(&request(&first, 4.0), &Silent).unwrap();
+    let mut kept = request(&second, 4.0);
+    kept.options.cache_dir = Some(folder.path().join("cache"));
+    let impatient = Impatient(std::sync::Mutex::new((false, 0)));
+    assert!(matches!(compress(&kept, &impatient), Err(Error::Interrupted)));
+    let resumed = compress(&kept, &Silent).unwrap();
+    assert_eq!(fs::read(&first).unwrap(), fs::read(&second).unwrap());
+    let passes = |report: &Report| report.search.as_ref().unwrap().layer_passes;
+    assert!(passes(&resumed) < passes(&plain), "{} {}", passes(&resumed), passes(&plain));
+    let again = compress(&Request { force: true, ..kept }, &Silent).unwrap();
+    assert!(passes(&again) < passes(&resumed));
+}
+
+/// From memory to memory the same is done as from file to file.
+#[test]
+fn memory_is_as_good_as_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = dir.path().join("out.onnx");
+    let on_files = Request { test: None, ..request(&output, 3.0) };
+    let report = compress(&on_files, &Silent).unwrap();
+
+    let model = fs::read(fixture("mnist_conv.onnx")).unwrap();
+    let inputs = graph::inputs(&Model::from_bytes(model.clone()).unwrap()).unwrap();
+    let data = source("mnist_train.npz").open(&inputs).unwrap();
+    let all: Vec<usize> = (0..data.len()).collect();
+    let images = data.batch(&all).unwrap();
+    let labels = data.all_labels().unwrap();
+    let labels = Tensor::from_vec(&[labels.len()], labels).unwrap();
+    let arrays = Arrays::in_order(images, Some(labels));
+    let held = DataSource::held(arrays, "held");
+    let (bytes, in_memory) =
+        compress_bytes(&model, &Request { data: Some(held), ..on_files }, &Silent).unwrap();
+    assert_eq!(bytes, fs::read(&output).unwrap());
+    let (a, b) = (report.metric.unwrap(), in_memory.metric.unwrap());
+    assert_eq!((a.samples, a.original, a.written), (b.samples, b.original, b.written));
+    assert!(b.source.ends_with("set aside from held") && in_memory.output.path.is_empty());
 }

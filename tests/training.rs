@@ -24,7 +24,12 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 fn source(name: &str) -> DataSource {
-    DataSource { path: fixture(name), labels: None, preprocess: Preprocess::default() }
+    DataSource {
+        path: fixture(name),
+        arrays: None,
+        labels: None,
+        preprocess: Preprocess::default(),
+    }
 }
 
 /// The digits to a sixteenth, trained for a short while.
@@ -37,8 +42,11 @@ fn request(folder: &Path) -> Request {
         train: Some(source("mnist_train.npz")),
         resume: None,
         shapes: Vec::new(),
+        report: None,
+        command: Vec::new(),
         save_plan: Some(folder.join("plan.json")),
         force: false,
+        file_metric: None,
         options: Options {
             ratio: Some(16.0),
             search: SearchMode::Start,
@@ -106,8 +114,12 @@ fn no_labels_are_needed() {
         }
     }
     written.finish().unwrap();
-    let unlabelled =
-        DataSource { path: unlabelled, labels: None, preprocess: Preprocess::default() };
+    let unlabelled = DataSource {
+        path: unlabelled,
+        arrays: None,
+        labels: None,
+        preprocess: Preprocess::default(),
+    };
     (request.data, request.train) = (Some(unlabelled.clone()), Some(unlabelled));
     let report = compress(&request, &Silent).unwrap();
     let metric = report.metric.unwrap();

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::compress_args::CompressArgs;
+use super::sweep_args::SweepArgs;
 use super::values;
 use crate::compress::{DataSource, Runtime};
 use crate::dataset::{ChannelOrder, Layout, Preprocess, Resize};
 use crate::factorize::Scheme;
-use crate::options::Options;
-use crate::score::MetricKind;
+use crate::options::{Options, RankMultiple};
+use crate::report::Order;
 
 /// Makes trained ONNX models small and fast: low-rank factors whose ranks are chosen jointly on
 /// real data.
@@ -44,7 +45,7 @@ pub struct Common {
     /// Print the report as JSON
     #[arg(long, global = true)]
     pub json: bool,
-    /// Print no progress and no warnings
+    /// Print nothing on stderr but errors
     #[arg(long, short, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
     /// Say more on stderr; twice for even more
@@ -59,15 +60,29 @@ pub struct Common {
 pub enum Command {
     /// List every weight: shape, params, MACs, rank bound, or why it is skipped
     Inspect(InspectArgs),
-    /// The metric of a model on data
-    #[command(mut_arg("data", |arg| arg.required(true)))]
+    /// The metric of a model on data, or by a program
+    #[command(mut_arg("data", |arg| arg.required_unless_present("metric")))]
     Eval(EvalArgs),
     /// Outputs of two models side by side, in tract
     Check(CheckArgs),
     /// Replay a saved plan: no data, same bytes
     Apply(ApplyArgs),
+    /// Several ratios at once: files, plans, the front of metric and size
+    Sweep(Box<SweepArgs>),
     /// Latency of two models for one sample in tract, in turns
     Bench(BenchArgs),
+    /// A script that completes commands and flags, for bash, zsh, fish, elvish or powershell
+    Completions {
+        /// The shell
+        #[arg(value_name = "SHELL")]
+        shell: clap_complete::Shell,
+    },
+    /// The manual page of the program, or of one of its commands
+    Man {
+        /// The command
+        #[arg(value_name = "COMMAND")]
+        command: Option<String>,
+    },
 }
 
 /// Where samples are and how they are prepared.
@@ -124,6 +139,7 @@ impl DataArgs {
     pub fn source(&self) -> Option<DataSource> {
         Some(DataSource {
             path: self.data.clone()?,
+            arrays: None,
             labels: self.labels.clone(),
             preprocess: self.preprocess(),
         })
@@ -151,9 +167,9 @@ pub struct LayerArgs {
     /// channel, channel-in, spatial, tucker, matrix [default: all]
     #[arg(long, value_name = "A,B,..", value_delimiter = ',')]
     schemes: Vec<Scheme>,
-    /// Ranks are multiples of this
-    #[arg(long, value_name = "N", default_value = "1", value_parser = values::at_least_one)]
-    rank_multiple: usize,
+    /// Ranks are multiples of this; `auto` is the step at which tract gets faster here
+    #[arg(long, value_name = "N", default_value = "1", value_parser = values::rank_multiple)]
+    rank_multiple: RankMultiple,
 }
 
 impl LayerArgs {
@@ -177,6 +193,12 @@ pub struct InspectArgs {
     /// The model
     #[arg(value_name = "MODEL")]
     pub model: PathBuf,
+    /// List only weights whose node or weight name matches; repeatable
+    #[arg(long, value_name = "GLOB")]
+    pub only: Vec<String>,
+    /// List by name, params, macs, rank [default: in the model's order]
+    #[arg(long, value_name = "WHAT")]
+    pub sort: Option<Order>,
     #[command(flatten)]
     pub shapes: ShapeArgs,
     #[command(flatten)]
@@ -193,9 +215,10 @@ pub struct EvalArgs {
     /// The original model, to compare outputs with where there are no labels
     #[arg(long, value_name = "MODEL")]
     pub reference: Option<PathBuf>,
-    /// top1, top5, agreement, cosine, relative-error, mse [default: by labels and outputs]
-    #[arg(long)]
-    pub metric: Option<MetricKind>,
+    /// top1, top5, agreement, cosine, relative-error, mse [default: by labels and outputs]; or
+    /// 'cmd:PROGRAM ARGS', which is given the model's path and prints one number
+    #[arg(long, value_parser = values::metric)]
+    pub metric: Option<values::Metric>,
     /// What runs the model: tract, native
     #[arg(long, default_value_t)]
     pub runtime: Runtime,
@@ -245,10 +268,16 @@ pub struct BenchArgs {
     #[arg(value_name = "A")]
     pub a: PathBuf,
     /// The second model
-    #[arg(value_name = "B")]
-    pub b: PathBuf,
+    #[arg(value_name = "B", required_unless_present = "table", conflicts_with = "table")]
+    pub b: Option<PathBuf>,
+    /// Measure the layers of one model instead, in every form that they can have, and keep the times
+    /// here: for `--target latency --latency-table FILE` on another machine
+    #[arg(long, value_name = "FILE")]
+    pub table: Option<PathBuf>,
     #[command(flatten)]
     pub shapes: ShapeArgs,
+    #[command(flatten)]
+    pub layers: LayerArgs,
     /// Runs of each model
     #[arg(long, value_name = "N", default_value = "50", value_parser = values::at_least_one)]
     pub runs: usize,

@@ -1,17 +1,17 @@
 //! The flags of the main job.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 
 use super::args::{Common, DataArgs, LayerArgs, ShapeArgs};
 use super::values;
-use crate::compress::{DataSource, Request};
+use crate::compress::{DataSource, FileMetric, Request};
 use crate::options::{
     Form, OptimizerKind, Options, Range, Rounding, SearchMode, Statistics, Target,
 };
-use crate::score::MetricKind;
 use crate::tune::Augmentation;
 
 #[derive(Args, Debug)]
@@ -26,24 +26,43 @@ pub struct CompressArgs {
     #[arg(long, value_name = "R", required_unless_present_any = ["quantize", "max_drop"],
           value_parser = values::ratio, allow_negative_numbers = true)]
     ratio: Option<f64>,
-    /// What the ratio divides: bytes, params, macs
+    /// Write the plan, for `apply`
+    #[arg(long, value_name = "FILE")]
+    save_plan: Option<PathBuf>,
+    /// Write the report as a page that opens in any browser, offline
+    #[arg(long, value_name = "OUT.html")]
+    report: Option<PathBuf>,
+    /// Allow to replace the input
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    job: JobArgs,
+    /// Keep the state of training here; where the file exists, an interrupted training goes on from it
+    #[arg(long, value_name = "FILE", requires = "train", help_heading = "Training")]
+    resume: Option<PathBuf>,
+}
+
+/// How one model becomes a smaller one, whatever the ratio.
+#[derive(Args, Debug)]
+pub struct JobArgs {
+    /// What the ratio divides: bytes, params, macs, latency (time in tract)
     #[arg(long, value_name = "COST", default_value_t)]
     target: Target,
+    /// Times of layers for a target of latency: measured once and kept here, or brought from the device
+    /// (`onnx-bsr bench --table`)
+    #[arg(long, value_name = "FILE")]
+    latency_table: Option<PathBuf>,
     #[command(flatten)]
     shapes: ShapeArgs,
-    /// top1, top5, agreement, cosine, relative-error, mse [default: by labels and outputs]
-    #[arg(long)]
-    metric: Option<MetricKind>,
+    /// top1, top5, agreement, cosine, relative-error, mse [default: by labels and outputs]; or
+    /// 'cmd:PROGRAM ARGS', which is given a model's path and prints one number, higher is better: for the
+    /// report and --max-drop alone
+    #[arg(long, value_parser = values::metric)]
+    metric: Option<values::Metric>,
     /// Points of the metric that may be lost: without --ratio the smallest model within is looked for;
     /// exit with code 3 if the written file loses more
     #[arg(long, value_name = "POINTS", value_parser = values::not_negative)]
     max_drop: Option<f64>,
-    /// Write the plan, for `apply`
-    #[arg(long, value_name = "FILE")]
-    save_plan: Option<PathBuf>,
-    /// Allow to replace the input
-    #[arg(long)]
-    force: bool,
     /// Samples that are only reported on [default: a part of --data]
     #[arg(long, value_name = "DATA", help_heading = "Data")]
     test: Option<PathBuf>,
@@ -108,6 +127,9 @@ struct SearchArgs {
     /// End the search after this time: 90, 90s, 2m
     #[arg(long, value_name = "TIME", value_parser = values::duration)]
     time_limit: Option<Duration>,
+    /// Keep scores of networks in this folder, so that an interrupted search goes on where it was
+    #[arg(long, value_name = "DIR")]
+    cache_dir: Option<PathBuf>,
     /// What factors are fitted to: none, whitened, centred, sequential, loss
     #[arg(long, value_name = "WHICH", default_value_t)]
     statistics: Statistics,
@@ -134,9 +156,6 @@ struct TrainArgs {
     /// Labels of --train, where they are not part of it
     #[arg(long, value_name = "FILE", requires = "train")]
     train_labels: Option<PathBuf>,
-    /// Keep the state of training here; where the file exists, an interrupted training goes on from it
-    #[arg(long, value_name = "FILE", requires = "train")]
-    resume: Option<PathBuf>,
     /// Passes over the samples [default: by their cost, from 3 to 30]
     #[arg(long, value_name = "N", value_parser = values::positive, requires = "train")]
     epochs: Option<f64>,
@@ -192,29 +211,63 @@ struct TrainArgs {
 
 impl CompressArgs {
     pub fn into_request(self, common: &Common) -> Request {
-        let preprocess = self.data.preprocess();
-        let test = self.test.map(|path| DataSource { path, labels: self.test_labels, preprocess });
-        let (search, training) = (self.search, self.training);
-        let preprocess = self.data.preprocess();
-        let train = training.train.map(|path| DataSource {
-            path,
-            labels: training.train_labels,
-            preprocess,
-        });
+        let request = self.job.into_request(common);
         Request {
             // clap has seen to both.
             input: self.input.unwrap_or_default(),
             output: self.output.unwrap_or_default(),
+            resume: self.resume,
+            save_plan: self.save_plan,
+            report: self.report,
+            force: self.force,
+            options: Options { ratio: self.ratio, ..request.options },
+            ..request
+        }
+    }
+}
+
+impl JobArgs {
+    /// The request but for its files and the ratio.
+    pub fn into_request(self, common: &Common) -> Request {
+        let preprocess = self.data.preprocess();
+        let test = self.test.map(|path| DataSource {
+            path,
+            arrays: None,
+            labels: self.test_labels,
+            preprocess,
+        });
+        let (search, training) = (self.search, self.training);
+        let preprocess = self.data.preprocess();
+        let train = training.train.map(|path| DataSource {
+            path,
+            arrays: None,
+            labels: training.train_labels,
+            preprocess,
+        });
+        let (metric, file_metric) = match self.metric {
+            Some(values::Metric::Samples(kind)) => (Some(kind), None),
+            Some(values::Metric::File(program)) => {
+                (None, Some(Arc::new(program) as Arc<dyn FileMetric>))
+            }
+            None => (None, None),
+        };
+        Request {
+            input: PathBuf::new(),
+            output: PathBuf::new(),
             data: self.data.source(),
             test,
             train,
-            resume: training.resume,
+            resume: None,
             shapes: self.shapes.shape,
-            save_plan: self.save_plan,
-            force: self.force,
+            file_metric,
+            save_plan: None,
+            report: None,
+            command: Vec::new(),
+            force: false,
             options: Options {
-                ratio: self.ratio,
+                ratio: None,
                 target: self.target,
+                latency_table: self.latency_table,
                 quantize: self.quantization.quantize,
                 rounding: self.quantization.rounding,
                 block: self.quantization.block,
@@ -225,6 +278,7 @@ impl CompressArgs {
                 beam: search.beam,
                 max_evals: search.max_evals,
                 time_limit: search.time_limit,
+                cache_dir: search.cache_dir,
                 search: search.search,
                 statistics: search.statistics,
                 calibration_samples: search.calibration_samples,
@@ -245,7 +299,7 @@ impl CompressArgs {
                 stages: training.stages,
                 augmentation: training.augment,
                 threads: common.threads,
-                metric: self.metric,
+                metric,
                 max_drop: self.max_drop,
                 ..self.layers.options()
             },

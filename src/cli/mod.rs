@@ -1,8 +1,12 @@
 //! The command line: what was typed, to what the library takes, and back to what is shown.
 
 mod args;
+mod call;
 mod compress_args;
+mod order;
 mod progress;
+mod shells;
+mod sweep_args;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -12,15 +16,18 @@ use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use serde::Serialize;
 
 use crate::compress;
 use crate::error::{Error, Result};
+use crate::options::Options;
 use crate::report::{self, View};
 
 use args::{Cli, Command, Common};
 use progress::Bar;
+
+pub use call::{Flag, Given, call, flags};
 
 /// Stages that messages are filed under besides the crate's own name.
 const STAGES: [&str; 2] = ["search", "tune"];
@@ -38,7 +45,9 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 /// Runs the program with the arguments given, the program's name first. Results go to stdout, all
 /// else to stderr.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(args) {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let command = args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
+    let cli = match parse(args) {
         Ok(cli) => cli,
         Err(usage) => {
             // Help and version are no errors: clap sends these to stdout, with code 0.
@@ -50,7 +59,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let bar = Bar::new(common.quiet);
     set_up_log(&common, &bar);
     catch_interrupts();
-    let result = set_up_threads(&common).and_then(|()| dispatch(cli, &bar));
+    let result = set_up_threads(&common).and_then(|()| dispatch(cli, command, &bar));
     bar.finish();
     match result {
         Ok(code) => ExitCode::from(code),
@@ -62,33 +71,34 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
+/// What was typed.
+fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let program = Cli::command();
+    let line = order::command_first(line, |word| program.find_subcommand(word).is_some());
+    Cli::try_parse_from(line)
+}
+
 /// Runs the command and prints its report.
-fn dispatch(cli: Cli, bar: &Bar) -> Result<u8> {
+fn dispatch(cli: Cli, command: Vec<String>, bar: &Bar) -> Result<u8> {
     let common = cli.common();
     match cli.command {
         None => {
-            let report = compress::compress(&cli.compress.into_request(&common), bar)?;
+            let request = compress::Request { command, ..cli.compress.into_request(&common) };
+            let report = compress::compress(&request, bar)?;
             show(&report, &common, bar)?;
             Ok(if report.missed.is_empty() { DONE } else { MISSED })
         }
         Some(Command::Inspect(args)) => {
             let data = args.data.source();
             let options = args.layers.options();
-            let report =
+            let mut report =
                 compress::inspect(&args.model, &args.shapes.shape, data.as_ref(), &options)?;
+            report.select(&args.only, args.sort)?;
             show(&report, &common, bar)?;
             Ok(DONE)
         }
         Some(Command::Eval(args)) => {
-            let Some(data) = args.data.source() else { return Err(missing_data()) };
-            let request = compress::Eval {
-                model: &args.model,
-                data: &data,
-                reference: args.reference.as_deref(),
-                metric: args.metric,
-                runtime: args.runtime,
-            };
-            show(&compress::eval(&request, bar)?, &common, bar)?;
+            show(&args.evaluate(bar)?, &common, bar)?;
             Ok(DONE)
         }
         Some(Command::Check(args)) => {
@@ -110,29 +120,48 @@ fn dispatch(cli: Cli, bar: &Bar) -> Result<u8> {
             show(&report, &common, bar)?;
             Ok(DONE)
         }
-        Some(Command::Bench(args)) => {
-            let report = compress::bench(&args.a, &args.b, &args.shapes.shape, args.runs, bar)?;
+        Some(Command::Sweep(args)) => {
+            let report = compress::sweep(&args.into_request(&common, command), bar)?;
             show(&report, &common, bar)?;
+            Ok(if report.missed() { MISSED } else { DONE })
+        }
+        Some(Command::Bench(args)) => {
+            let (a, shapes) = (&args.a, &args.shapes.shape);
+            if let Some(table) = &args.table {
+                let options = Options { threads: common.threads, ..args.layers.options() };
+                show(&compress::bench_table(a, table, shapes, &options, bar)?, &common, bar)?;
+            } else {
+                let b = args.b.as_deref().unwrap_or(a);
+                show(&compress::bench(a, b, shapes, args.runs, bar)?, &common, bar)?;
+            }
+            Ok(DONE)
+        }
+        Some(Command::Completions { shell }) => {
+            print(&shells::completions(shell))?;
+            Ok(DONE)
+        }
+        Some(Command::Man { command }) => {
+            print(&shells::manual(command.as_deref())?)?;
             Ok(DONE)
         }
     }
 }
 
-/// clap asks for the flag before this can happen.
-fn missing_data() -> Error {
-    Error::Option { option: "--data".to_owned(), reason: "is needed here".to_owned() }
-}
-
 /// Prints a report on stdout.
 fn show<R: View + Serialize>(report: &R, common: &Common, bar: &Bar) -> Result<()> {
     bar.finish();
-    let mut stdout = io::stdout();
     let text = if common.json {
         report::json(report)
     } else {
-        report.text(stdout.is_terminal() && wants_colour())
+        report.text(io::stdout().is_terminal() && wants_colour())
     };
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+    print(text.as_bytes())
+}
+
+/// Writes to stdout.
+fn print(bytes: &[u8]) -> Result<()> {
+    let mut stdout = io::stdout();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
         // Whoever reads has seen enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => other.map_err(|source| Error::Write { path: "stdout".into(), source }),

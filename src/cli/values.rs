@@ -2,7 +2,27 @@
 
 use std::time::Duration;
 
+use crate::compress::ProgramMetric;
+use crate::options::RankMultiple;
+use crate::score::MetricKind;
 use crate::tune::Augmentation;
+
+/// What models are judged by.
+#[derive(Clone, Debug)]
+pub enum Metric {
+    /// A metric of samples.
+    Samples(MetricKind),
+    /// A program that is given files.
+    File(ProgramMetric),
+}
+
+/// A metric's name, or `cmd:PROGRAM ARGS`.
+pub fn metric(text: &str) -> Result<Metric, String> {
+    match text.strip_prefix("cmd:") {
+        Some(line) => line.parse().map(Metric::File),
+        None => text.parse().map(Metric::Samples).map_err(|e| format!("{e}, cmd:PROGRAM")),
+    }
+}
 
 /// `8` and `8x`, more than 1.
 pub fn ratio(text: &str) -> Result<f64, String> {
@@ -105,6 +125,14 @@ pub fn at_least_one(text: &str) -> Result<usize, String> {
         .ok()
         .filter(|&n| n > 0)
         .ok_or_else(|| "not a whole number of at least 1".to_owned())
+}
+
+/// A step of ranks: a whole number of at least 1, or `auto`.
+pub fn rank_multiple(text: &str) -> Result<RankMultiple, String> {
+    if text == "auto" {
+        return Ok(RankMultiple::Auto);
+    }
+    at_least_one(text).map(RankMultiple::Of).map_err(|reason| format!("{reason}, nor `auto`"))
 }
 
 /// A number that is not negative.

@@ -6,7 +6,9 @@ use super::gentle::{Dense, Whole};
 use super::parts::Parts;
 use super::result;
 use super::smallest::smallest;
+use super::spectra::spectra;
 use super::statistics::{calibrate_for_search, plain, quick};
+use super::timing::Timed;
 use crate::error::{Error, Result};
 use crate::layer::{Filter, find};
 use crate::onnx::Model;
@@ -16,8 +18,8 @@ use crate::quantize;
 use crate::report;
 use crate::score::Scorer;
 use crate::search::{
-    self, Budget, Compressed, Difference, Effort, LayerOptions, Limits, Network, Prediction,
-    Problem, Samples, Snapshots,
+    self, Budget, Compressed, Difference, Effort, Experience, LayerOptions, Limits, Network,
+    Prediction, Problem, Samples, ScoreCache, Snapshots,
 };
 
 /// Bytes of prefix states that the search may hold for each of its two sets of samples.
@@ -41,6 +43,18 @@ pub(super) fn search_report(options: &Options, found: &Found, layers: usize) -> 
             standard_error: drop.error,
             samples: drop.samples,
         }),
+        trials: effort.trials.iter().map(|t| trial(t, found.begin)).collect(),
+    }
+}
+
+fn trial(trial: &search::Trial, begin: Instant) -> report::Trial {
+    report::Trial {
+        seconds: trial.at.saturating_duration_since(begin).as_secs_f64(),
+        evaluation: trial.evaluation,
+        predicted: trial.predicted,
+        loss: trial.loss,
+        samples: trial.samples,
+        taken: trial.taken,
     }
 }
 
@@ -50,11 +64,34 @@ pub(super) struct Found {
     /// The network of these choices, where the search has fitted it.
     pub compressed: Option<Compressed>,
     pub effort: Effort,
+    /// What the search has learnt for others.
+    pub experience: Experience,
+    /// What the decomposition of every layer leaves, where there was one.
+    pub spectra: Vec<Option<report::Spectrum>>,
+    /// When the search began.
+    pub begin: Instant,
     mode: SearchMode,
     /// Samples that candidates were scored on.
     samples: usize,
     /// What it loses, where that was asked for.
     pub drop: Option<Drop>,
+}
+
+impl Found {
+    /// Nothing is factorized.
+    fn nothing(dense: &Dense, stopped: &'static str) -> Self {
+        Self {
+            choices: vec![None; dense.layers.len()],
+            compressed: None,
+            effort: Effort { stopped, ..Effort::default() },
+            experience: Experience::default(),
+            spectra: Vec::new(),
+            begin: Instant::now(),
+            mode: SearchMode::Start,
+            samples: 0,
+            drop: None,
+        }
+    }
 }
 
 /// What of the metric is lost.
@@ -81,6 +118,8 @@ pub(super) struct Ground<'a> {
     /// What the whole original costs, and the part of it that no choice changes.
     total: u64,
     rest: u64,
+    /// Scores of networks, of whatever ratio.
+    cache: ScoreCache,
 }
 
 impl<'a> Ground<'a> {
@@ -98,13 +137,19 @@ impl<'a> Ground<'a> {
         let mut network = plain(dense, whole, options)?;
         calibrate_for_search(&mut network, parts, options, progress)?;
         let quick = quick(&network, dense, whole, parts, options)?;
-        let forms =
-            network.layer_options(&options.schemes, options.rank_multiple, options.target)?;
+        let (forms, total, rest) = forms(&network, dense, whole, options, progress)?;
         let samples = Samples::new(&parts.data, parts.search.clone(), &network.evaluator)?;
         let imitation = network.scorer(&samples, None, false)?;
         let scorer = network.scorer(&samples, options.metric, true)?;
-        let (total, rest) = costs(&network, dense, whole, &forms, options.target)?;
-        Ok(Self { network, quick, forms, samples, scorer, imitation, total, rest })
+        let cache = match &options.cache_dir {
+            Some(folder) => {
+                let reference = scorer.reference_score()?;
+                let others = format!("{:?}", network.options);
+                ScoreCache::open(folder, ScoreCache::key(&forms, &reference.losses, &others))?
+            }
+            None => ScoreCache::default(),
+        };
+        Ok(Self { network, quick, forms, samples, scorer, imitation, total, rest, cache })
     }
 
     /// The largest ratio that can be had.
@@ -113,7 +158,8 @@ impl<'a> Ground<'a> {
         self.total as f64 / (self.rest + least).max(1) as f64
     }
 
-    /// Chooses at a ratio, in a mode of the search.
+    /// Chooses at a ratio, in a mode of the search; with what a search at another ratio has learnt
+    /// where there was one.
     ///
     /// # Errors
     /// When the ratio is out of reach, a network can't be run, or the run is interrupted.
@@ -121,6 +167,7 @@ impl<'a> Ground<'a> {
         &self,
         ratio: f64,
         mode: SearchMode,
+        known: Option<&Experience>,
         options: &Options,
         progress: &dyn Progress,
     ) -> Result<Found> {
@@ -136,10 +183,19 @@ impl<'a> Ground<'a> {
             snapshot_bytes: SNAPSHOT_BYTES,
         };
         let quick = self.quick.as_ref().unwrap_or(network);
-        let problem = Problem { network, quick, options: forms, budget, samples, limits, progress };
-        let sensitivity = search::sensitivities(problem, &self.imitation, &mut effort)?;
-        let prediction = Prediction::new(sensitivity);
-        let first = search::start(forms, &prediction.losses(forms), budget).unwrap_or_default();
+        let cache = &self.cache;
+        let problem =
+            Problem { network, quick, options: forms, budget, samples, cache, limits, progress };
+        let mut experience = match known {
+            Some(known) if known.sensitivity.len() == forms.len() => known.clone(),
+            _ => Experience {
+                sensitivity: search::sensitivities(problem, &self.imitation, &mut effort)?,
+                ..Experience::default()
+            },
+        };
+        let prediction = Prediction::new(experience.sensitivity.clone());
+        let losses = prediction.losses(forms);
+        let first = search::start(forms, &losses, budget).unwrap_or_default();
         progress.phase("search", Some(options.evaluations() as u64).filter(|&n| n < 1 << 32));
         let mut compressed = None;
         let allocation = match mode {
@@ -148,8 +204,12 @@ impl<'a> Ground<'a> {
                 first
             }
             SearchMode::Beam => {
-                let (best, fitted, spent) =
-                    search::beam(problem, first, &prediction, &self.scorer)?;
+                let mut firsts = vec![first];
+                firsts.extend(experience.allocation(forms, &losses, budget));
+                let probes = std::mem::take(&mut experience.probes);
+                let (best, fitted, probes, spent) =
+                    search::beam(problem, firsts, &prediction, &self.scorer, probes)?;
+                experience.probes = probes;
                 effort.add(spent);
                 compressed = Some(fitted);
                 best
@@ -161,7 +221,18 @@ impl<'a> Ground<'a> {
             }
         };
         let choices = Network::choices(forms, &allocation);
-        Ok(Found { choices, compressed, effort, mode, samples: samples.len(), drop: None })
+        experience.choices.clone_from(&choices);
+        Ok(Found {
+            experience,
+            spectra: spectra(forms, &choices),
+            choices,
+            compressed,
+            effort,
+            begin: clock,
+            mode,
+            samples: samples.len(),
+            drop: None,
+        })
     }
 
     /// What the network of a choice loses of the metric, on the samples of the search.
@@ -202,26 +273,13 @@ pub(super) fn choose<'a>(
     progress: &dyn Progress,
 ) -> Result<(Found, Network<'a>)> {
     let clock = Instant::now();
-    let nothing = |stopped| Found {
-        choices: vec![None; dense.layers.len()],
-        compressed: None,
-        effort: Effort { stopped, ..Effort::default() },
-        mode: SearchMode::Start,
-        samples: 0,
-        drop: None,
-    };
     if !options.factorizes() {
-        return Ok((nothing("no ratio"), plain(dense, whole, options)?));
+        return Ok((Found::nothing(dense, "no ratio"), plain(dense, whole, options)?));
     }
     if let Some(ratio) = options.ratio
-        && options.target == Target::Bytes
-        && options.quantize.is_some()
+        && let Some(found) = bits_alone(dense, whole, options, ratio)?
     {
-        let network = plain(dense, whole, options)?;
-        let bytes = network.price.model(&dense.model)? as f64;
-        if bytes * ratio <= whole.bytes as f64 {
-            return Ok((nothing("fewer bits alone reach the ratio"), network));
-        }
+        return Ok((found, plain(dense, whole, options)?));
     }
     progress.phase("calibrate", None);
     let Some(parts) = parts else {
@@ -230,15 +288,14 @@ pub(super) fn choose<'a>(
             reason: "without --data nothing tells what is lost; give --data or --ratio".to_owned(),
         })?;
         let network = plain(dense, whole, options)?;
-        let forms =
-            network.layer_options(&options.schemes, options.rank_multiple, options.target)?;
-        let (total, rest) = costs(&network, dense, whole, &forms, options.target)?;
+        let (forms, total, rest) = forms(&network, dense, whole, options, progress)?;
         let budget = budget(total, rest, &forms, options.target, ratio)?;
         let losses = Prediction::new(vec![1.0; forms.len()]).losses(&forms);
         let found = search::start(&forms, &losses, budget).unwrap_or_default();
         seconds.search = Some(clock.elapsed().as_secs_f64());
         let choices = Network::choices(&forms, &found);
-        return Ok((Found { choices, ..nothing("no data") }, network));
+        let spectra = spectra(&forms, &choices);
+        return Ok((Found { choices, spectra, ..Found::nothing(dense, "no data") }, network));
     };
     let ground = Ground::new(dense, whole, parts, options, progress)?;
     seconds.calibrate = Some(clock.elapsed().as_secs_f64());
@@ -247,47 +304,77 @@ pub(super) fn choose<'a>(
         (None, Some(allowed)) => smallest(&ground, allowed, options, progress)?,
         (ratio, _) => {
             let ratio = ratio.unwrap_or(1.0);
-            Some(ground.choose(ratio, options.search, options, progress)?)
+            Some(ground.choose(ratio, options.search, None, options, progress)?)
         }
     };
-    let found = found.unwrap_or_else(|| nothing("nothing can be factorized within --max-drop"));
+    let mut found = found
+        .unwrap_or_else(|| Found::nothing(dense, "nothing can be factorized within --max-drop"));
+    found.begin = clock;
     seconds.search = Some(clock.elapsed().as_secs_f64());
     Ok((found, ground.network))
 }
 
-/// What the original costs, and what of the compressed model is no layer's.
-fn costs(
+/// Nothing factorized, where the bits that weights are to be stored in reach the ratio alone.
+pub(super) fn bits_alone(
+    dense: &Dense,
+    whole: &Whole<'_>,
+    options: &Options,
+    ratio: f64,
+) -> Result<Option<Found>> {
+    if options.target != Target::Bytes || options.quantize.is_none() {
+        return Ok(None);
+    }
+    let bytes = plain(dense, whole, options)?.price.model(&dense.model)? as f64;
+    let reached = bytes * ratio <= whole.bytes as f64;
+    Ok(reached.then(|| Found::nothing(dense, "fewer bits alone reach the ratio")))
+}
+
+/// The forms that layers can take, with what the original costs, and what of the compressed model is no
+/// layer's.
+fn forms(
     network: &Network<'_>,
     dense: &Dense,
     whole: &Whole<'_>,
-    forms: &[LayerOptions],
-    resource: Target,
-) -> Result<(u64, u64)> {
-    let stored: u64 = forms.iter().map(|f| resource.of(&f.stored)).sum();
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<(Vec<LayerOptions>, u64, u64)> {
+    let resource = options.target;
+    if matches!(resource, Target::Macs | Target::Latency) && whole.sample.is_empty() {
+        return Err(Error::Option {
+            option: format!("--target {resource}"),
+            reason: "the model can't be run, so what it costs is not known".to_owned(),
+        });
+    }
+    let timed = Timed { model: &dense.model, layers: &network.layers, sample: whole.sample };
+    let step = timed.step(options.rank_multiple, progress)?;
+    let mut forms = network.layer_options(&options.schemes, step)?;
+    let table = options.latency_table.as_deref();
     let cost = |model: &Model| -> Result<u64> {
         Ok(match resource {
             Target::Bytes => model.encoded_len(),
             Target::Params => quantize::params(model),
             Target::Macs => {
-                if whole.sample.is_empty() {
-                    return Err(Error::Option {
-                        option: "--target macs".to_owned(),
-                        reason: "the model can't be run, so its multiply-accumulates are not known"
-                            .to_owned(),
-                    });
-                }
                 let layers = find(model, &Filter::default())?;
+                let stored = forms.iter().map(|f| f.stored.macs).sum();
                 result::macs(model, &layers, whole.sample.to_vec())?.unwrap_or(stored)
             }
+            Target::Latency => 0,
         })
     };
     // What is not factorized may still be stored in fewer bits.
-    let kept = match resource {
-        Target::Bytes => network.price.model(&dense.model)?,
-        _ => cost(&dense.model)?,
+    let (total, kept) = match resource {
+        Target::Bytes => (whole.bytes, network.price.model(&dense.model)?),
+        Target::Latency => {
+            let total = timed.price(&mut forms, table, progress)?;
+            (total, total)
+        }
+        _ => (cost(whole.model)?, cost(&dense.model)?),
     };
-    let total = if resource == Target::Bytes { whole.bytes } else { cost(whole.model)? };
-    Ok((total, kept.saturating_sub(stored)))
+    let stored: u64 = forms.iter().map(|f| resource.of(&f.stored)).sum();
+    for forms in &mut forms {
+        forms.prune(|cost| resource.of(cost));
+    }
+    Ok((forms, total, kept.saturating_sub(stored)))
 }
 
 /// What the compressible layers may cost together.

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use super::{DataSource, warnings_of};
+use super::{DataSource, FileMetric, warnings_of};
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
 use crate::eval::{Evaluator, join};
@@ -77,7 +77,7 @@ pub fn eval(request: &Eval<'_>, progress: &dyn Progress) -> Result<EvalReport> {
         metric: EvalMetric {
             name: metric.name().to_owned(),
             unit: metric.unit().trim().to_owned(),
-            samples: score.len(),
+            samples: Some(score.len()),
             value: score.metric(),
         },
         runtime: request.runtime.name().to_owned(),
@@ -86,6 +86,31 @@ pub fn eval(request: &Eval<'_>, progress: &dyn Progress) -> Result<EvalReport> {
             Runner::Tract(session) => warnings_of(session, request.model).collect(),
             Runner::Native(_) => Vec::new(),
         },
+    })
+}
+
+/// The user's metric of a model file.
+///
+/// # Errors
+/// As [`FileMetric::value`].
+pub fn eval_file(
+    model: &Path,
+    metric: &dyn FileMetric,
+    progress: &dyn Progress,
+) -> Result<EvalReport> {
+    let begin = Instant::now();
+    let value = metric.value(model, progress)?;
+    Ok(EvalReport {
+        schema_version: SCHEMA_VERSION,
+        metric: EvalMetric {
+            name: metric.name().to_owned(),
+            unit: String::new(),
+            samples: None,
+            value,
+        },
+        runtime: "program".to_owned(),
+        seconds: begin.elapsed().as_secs_f64(),
+        warnings: Vec::new(),
     })
 }
 

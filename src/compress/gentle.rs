@@ -190,11 +190,10 @@ impl Whole<'_> {
         // Ranks that are chosen again later need no fine adjustment.
         let options = Options { ratio: Some(ratio), search: SearchMode::Start, ..options.clone() };
         let mut seconds = Seconds::default();
-        let (mut found, searched) =
+        let (mut found, mut network) =
             choose(dense, self, Some(parts), &options, &mut seconds, progress)?;
         progress.phase("factorize", None);
-        let (network, compressed) =
-            fitted(dense, self, Some(parts), &mut found, Some(searched), &options, progress)?;
+        let compressed = fitted(&mut network, Some(parts), &mut found, &options, progress)?;
         let factors = dense.factors(&network, &compressed.factors)?;
         let plan = Plan::new(&dense.base, &self.layers, &factors)?;
         let start = plan.apply(&dense.base)?;

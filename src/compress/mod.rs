@@ -5,31 +5,46 @@ mod check;
 mod choose;
 #[allow(clippy::module_inception, reason = "the command is called so")]
 mod compress;
+mod content;
 mod eval;
+mod file_metric;
 mod gentle;
+mod inputs;
 mod inspect;
+mod job;
 mod parts;
 mod quantization;
+mod rank_step;
 mod result;
+mod scratch;
 mod smallest;
+mod spectra;
 mod statistics;
+mod sweep;
 mod target;
+mod timing;
 mod training;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use crate::dataset::{Dataset, Preprocess};
+use crate::dataset::{Arrays, Dataset, Preprocess};
 use crate::error::{Error, Result};
 use crate::graph::{self, InputSpec};
 use crate::onnx::Model;
 use crate::options::Options;
 use crate::validate::Session;
 
-pub use bench::bench;
+use target::is_one_place;
+
+pub use bench::{bench, bench_table};
 pub use check::{Check, check};
 pub use compress::{apply, compress};
-pub use eval::{Eval, Runtime, eval};
+pub use eval::{Eval, Runtime, eval, eval_file};
+pub use file_metric::{FileMetric, ProgramMetric};
 pub use inspect::inspect;
+pub use scratch::{Scratch, compress_bytes};
+pub use sweep::{SweepRequest, sweep};
 pub use target::check_output;
 
 /// A compression that is asked for.
@@ -52,17 +67,47 @@ pub struct Request {
     pub shapes: Vec<(String, Vec<usize>)>,
     /// Where the plan goes.
     pub save_plan: Option<PathBuf>,
+    /// Where the report goes, as a page.
+    pub report: Option<PathBuf>,
+    /// The command line that asks for this, for the report; empty where there is none.
+    pub command: Vec<String>,
     /// Whether the output may replace the input.
     pub force: bool,
+    /// A metric that the user takes of the original and of the written file; with it
+    /// [`Options::max_drop`] is about this metric.
+    pub file_metric: Option<Arc<dyn FileMetric>>,
     /// Everything else.
     pub options: Options,
+}
+
+impl Request {
+    /// A request without data or files besides the model's.
+    pub fn new(input: impl Into<PathBuf>, output: impl Into<PathBuf>, options: Options) -> Self {
+        Self {
+            input: input.into(),
+            output: output.into(),
+            data: None,
+            test: None,
+            train: None,
+            resume: None,
+            shapes: Vec::new(),
+            save_plan: None,
+            report: None,
+            command: Vec::new(),
+            force: false,
+            file_metric: None,
+            options,
+        }
+    }
 }
 
 /// Where samples are, and how they are prepared.
 #[derive(Clone, Debug)]
 pub struct DataSource {
-    /// The data.
+    /// The data; with `arrays` what they are called in reports and messages.
     pub path: PathBuf,
+    /// The data where they are in memory.
+    pub arrays: Option<Arrays>,
     /// Labels, where they are not part of the data.
     pub labels: Option<PathBuf>,
     /// How stored values become those of the model.
@@ -70,6 +115,16 @@ pub struct DataSource {
 }
 
 impl DataSource {
+    /// A file or folder that has its labels with it, if any, prepared as is usual for its kind.
+    pub fn file(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), arrays: None, labels: None, preprocess: Preprocess::default() }
+    }
+
+    /// Arrays in memory, under a name for reports and messages.
+    pub fn held(arrays: Arrays, name: &str) -> Self {
+        Self { arrays: Some(arrays), ..Self::file(name) }
+    }
+
     /// Opens the data for the model at `path`, and the model in tract for that data.
     ///
     /// # Errors
@@ -85,7 +140,20 @@ impl DataSource {
     /// # Errors
     /// As [`Dataset::open`].
     pub fn open(&self, inputs: &[InputSpec]) -> Result<Dataset> {
-        Dataset::open(&self.path, inputs, self.labels.as_deref(), &self.preprocess)
+        let labels = self.labels.as_deref();
+        match &self.arrays {
+            Some(arrays) => Dataset::held(arrays, &self.path, inputs, labels, &self.preprocess),
+            None => Dataset::open(&self.path, inputs, labels, &self.preprocess),
+        }
+    }
+
+    /// Whether both are the same samples.
+    fn is_same(&self, other: &Self) -> bool {
+        match (&self.arrays, &other.arrays) {
+            (Some(own), Some(others)) => own.is_same(others),
+            (None, None) => is_one_place(&self.path, &other.path),
+            _ => false,
+        }
     }
 }
 

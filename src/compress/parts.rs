@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 
-use super::target::is_one_place;
 use super::{DataSource, Request};
 use crate::dataset::{Dataset, split};
 use crate::error::{Error, Result};
@@ -45,7 +44,7 @@ impl Parts {
         };
         let mut parts = divide(source, request.test.as_ref(), specs, &request.options)?;
         if let Some(train) = &request.train {
-            if request.test.as_ref().is_some_and(|test| is_one_place(&test.path, &train.path)) {
+            if request.test.as_ref().is_some_and(|test| test.is_same(train)) {
                 return Err(Error::Option {
                     option: "--train".to_owned(),
                     reason: "these are the samples of --test: the report would be on samples that \
@@ -53,7 +52,7 @@ impl Parts {
                         .to_owned(),
                 });
             }
-            parts.train = Some(if is_one_place(&train.path, &source.path) {
+            parts.train = Some(if train.is_same(source) {
                 let own = request.test.is_none();
                 let report = if own { parts.report.1.as_slice() } else { &[] };
                 let held: HashSet<usize> = parts.search.iter().chain(report).copied().collect();

@@ -75,7 +75,7 @@ pub(super) fn calibrate_for_search(
 }
 
 /// Gives a network its statistics: of all calibration samples, or as many as a search takes.
-fn calibrate(
+pub(super) fn calibrate(
     network: &mut Network<'_>,
     parts: &Parts,
     all: bool,
@@ -96,39 +96,36 @@ fn gather(network: &mut Network<'_>, parts: &Parts, all: bool, options: &Options
     network.calibrate(Samples::new(&parts.data, indices, &network.evaluator)?)
 }
 
-/// The network of what was found, fitted to all calibration samples; `searched` is the one that was
-/// searched.
-pub(super) fn fitted<'a>(
-    dense: &'a Dense,
-    whole: &Whole<'_>,
+/// Whether a network has the statistics that final fits are made to.
+pub(super) fn is_whole(network: &Network<'_>, parts: &Parts) -> bool {
+    let seen = network.calibration.as_ref().map_or(0, Samples::len);
+    seen >= parts.calibration.len() && network.options.rows_per_input == ROWS.1
+}
+
+/// What was found in a network, fitted to all calibration samples, whose statistics the network then has.
+pub(super) fn fitted(
+    network: &mut Network<'_>,
     parts: Option<&Parts>,
     found: &mut Found,
-    searched: Option<Network<'a>>,
     options: &Options,
     progress: &dyn Progress,
-) -> Result<(Network<'a>, Compressed)> {
-    let mut network = match searched {
-        Some(network) => network,
-        None => plain(dense, whole, options)?,
-    };
+) -> Result<Compressed> {
     // Statistics matter to what is factorized only.
-    if let Some(parts) = parts.filter(|_| found.choices.iter().any(Option::is_some)) {
-        let seen = network.calibration.as_ref().map_or(0, Samples::len);
-        if seen < parts.calibration.len() || network.options.rows_per_input != ROWS.1 {
-            found.compressed = None;
-            calibrate(&mut network, parts, true, options, progress)?;
-        }
+    if let Some(parts) = parts.filter(|_| found.choices.iter().any(Option::is_some))
+        && !is_whole(network, parts)
+    {
+        found.compressed = None;
+        calibrate(network, parts, true, options, progress)?;
     }
-    let compressed = match found.compressed.take() {
-        Some(compressed) => compressed,
+    match found.compressed.take() {
+        Some(compressed) => Ok(compressed),
         None => network.compress(
             &found.choices,
             &network.dense(),
             &mut Snapshots::new(0),
             &mut found.effort,
-        )?,
-    };
-    Ok((network, compressed))
+        ),
+    }
 }
 
 /// Multiply-accumulates of a refit of all layers to all of so many samples: of the network's runs, and

@@ -19,13 +19,13 @@ use crate::layer::{Filter, find};
 use crate::onnx::Model;
 use crate::options::Options;
 use crate::progress::Progress;
-use crate::report::{Training, TrainingStage};
+use crate::report::{Training, TrainingCheck, TrainingStage};
 use crate::score::{Objective, Scorer, Task};
 use crate::search::{self, Samples};
 use crate::tensor::Tensor;
 use crate::tune::{
-    Aim, Augmentation, Checkpoint, Course, Parameter, Pressure, Products, Recipe, Schedule,
-    Spectrum, Trained, spectra, truncated,
+    Aim, Augmentation, Checkpoint, Course, History, Parameter, Pressure, Products, Recipe,
+    Schedule, Spectrum, Trained, spectra, truncated,
 };
 
 /// Multiply-accumulates that training takes unless it is told how long it may go on.
@@ -288,6 +288,7 @@ impl<'a> Trainer<'a> {
             tail_before: None,
             tail_after: None,
             setbacks: history.setbacks,
+            checks: checks(history),
         };
         stages.push(Stage { entry, obstacles: trained.obstacles.clone() });
         Ok(trained)
@@ -393,4 +394,17 @@ impl<'a> Trainer<'a> {
             obstacles,
         }
     }
+}
+
+/// The states that a training was judged by.
+fn checks(history: &History) -> Vec<TrainingCheck> {
+    let losses = std::iter::once(None).chain(history.losses.iter().copied().map(Some));
+    let scored = history.at.iter().zip(&history.scores).zip(losses);
+    let check = |((&step, score), loss): ((_, &crate::tune::Judgement), _)| TrainingCheck {
+        step,
+        loss,
+        held: score.held,
+        fitted: score.fitted,
+    };
+    scored.map(check).collect()
 }

@@ -5,7 +5,7 @@ use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use super::npz::Archive;
-use super::{InputSpec, Preprocess, fit, labels, npy, test_set};
+use super::{Arrays, InputSpec, Preprocess, fit, labels, npy, test_set};
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 
@@ -93,29 +93,11 @@ pub(super) fn npz(
 ) -> Result<Found> {
     let mut archive = Archive::open(path)?;
     let entries = &archive.entries;
-    let position = |key: &str| entries.iter().position(|e| e.key == key);
-    let is_input = |key: &str| inputs.iter().any(|spec| spec.name == key);
-    let labels = labels::NAMES.iter().filter(|n| !is_input(n)).find_map(|name| position(name));
     let keys: Vec<&str> = entries.iter().map(|e| e.key.as_str()).collect();
-    let others: Vec<usize> = (0..entries.len()).filter(|&i| Some(i) != labels).collect();
+    let matched = matched(&keys, inputs, "the archive has")?;
     let mut chosen = Vec::with_capacity(inputs.len());
-    for spec in inputs {
-        let by_order = match (inputs, others.as_slice()) {
-            ([_], &[only]) => Some(only),
-            _ => None,
-        };
-        let at = position(&spec.name).or(by_order).ok_or_else(|| Error::DataMismatch {
-            reason: format!(
-                "no array for input `{}` ({}); the archive has {}",
-                spec.name,
-                spec.text(),
-                if keys.is_empty() { "none".to_owned() } else { keys.join(", ") }
-            ),
-        })?;
+    for (spec, at) in inputs.iter().zip(matched.inputs) {
         let entry = &entries[at];
-        if entry.key != spec.name {
-            log::info!("array `{}` is taken for input `{}`", entry.key, spec.name);
-        }
         // Refuse what can't fit before reading it.
         let what = format!("array `{}`", entry.key);
         let header = entry.header.as_ref().map_err(|reason| Error::Data {
@@ -125,10 +107,7 @@ pub(super) fn npz(
         fit::fit(spec, &what, &header.shape, header.data_type, None, pre)?;
         chosen.push((at, what));
     }
-    for &other in others.iter().filter(|&&i| chosen.iter().all(|(at, _)| *at != i)) {
-        log::info!("array `{}` belongs to no input, ignored", entries[other].key);
-    }
-    let labels = labels.filter(|_| !labels_elsewhere);
+    let labels = matched.labels.filter(|_| !labels_elsewhere);
     let mut arrays = Vec::with_capacity(chosen.len());
     for (at, what) in chosen {
         arrays.push((what, archive.read(at)?));
@@ -138,4 +117,87 @@ pub(super) fn npz(
         None => None,
     };
     Ok(Found { form: "an npz archive".to_owned(), arrays, labels, outputs: Vec::new() })
+}
+
+/// Matches arrays in memory with the inputs; `name` stands for them in messages.
+///
+/// # Errors
+/// When an input has no array.
+pub(super) fn held(
+    arrays: &Arrays,
+    name: &Path,
+    inputs: &[InputSpec],
+    labels_elsewhere: bool,
+) -> Result<Found> {
+    let (given, mut labels) = (arrays.arrays(), arrays.labels());
+    let by_order = given.iter().all(|(key, _)| key.is_empty());
+    let places = if by_order {
+        if given.len() != inputs.len() {
+            let names: Vec<&str> = inputs.iter().map(|spec| spec.name.as_str()).collect();
+            return Err(Error::DataMismatch {
+                reason: format!(
+                    "{} arrays, the model has {} inputs ({})",
+                    given.len(),
+                    inputs.len(),
+                    names.join(", ")
+                ),
+            });
+        }
+        (0..given.len()).collect()
+    } else {
+        let keys: Vec<&str> = given.iter().map(|(key, _)| key.as_str()).collect();
+        let matched = matched(&keys, inputs, "the data have")?;
+        labels = labels.or(matched.labels.map(|at| &given[at].1));
+        matched.inputs
+    };
+    let array = |at: usize| {
+        let (key, tensor) = &given[at];
+        let what = if by_order { format!("array {at}") } else { format!("array `{key}`") };
+        (what, tensor.clone())
+    };
+    Ok(Found {
+        form: "arrays".to_owned(),
+        arrays: places.into_iter().map(array).collect(),
+        labels: labels.filter(|_| !labels_elsewhere).map(|t| (name.to_owned(), t.clone())),
+        outputs: Vec::new(),
+    })
+}
+
+/// Positions of arrays by what they are for.
+struct Matched {
+    /// One per input of the model.
+    inputs: Vec<usize>,
+    labels: Option<usize>,
+}
+
+/// Finds the array of every input by its name, and the labels; for one input the only array that is not
+/// labels has any name. `holder` begins what the message says of the names there are.
+fn matched(keys: &[&str], inputs: &[InputSpec], holder: &str) -> Result<Matched> {
+    let position = |key: &str| keys.iter().position(|k| *k == key);
+    let is_input = |key: &str| inputs.iter().any(|spec| spec.name == key);
+    let labels = labels::NAMES.iter().filter(|n| !is_input(n)).find_map(|name| position(name));
+    let others: Vec<usize> = (0..keys.len()).filter(|&i| Some(i) != labels).collect();
+    let mut found = Vec::with_capacity(inputs.len());
+    for spec in inputs {
+        let by_order = match (inputs, others.as_slice()) {
+            ([_], &[only]) => Some(only),
+            _ => None,
+        };
+        let at = position(&spec.name).or(by_order).ok_or_else(|| Error::DataMismatch {
+            reason: format!(
+                "no array for input `{}` ({}); {holder} {}",
+                spec.name,
+                spec.text(),
+                if keys.is_empty() { "none".to_owned() } else { keys.join(", ") }
+            ),
+        })?;
+        if keys[at] != spec.name {
+            log::info!("array `{}` is taken for input `{}`", keys[at], spec.name);
+        }
+        found.push(at);
+    }
+    for &other in others.iter().filter(|i| !found.contains(i)) {
+        log::info!("array `{}` belongs to no input, ignored", keys[other]);
+    }
+    Ok(Matched { inputs: found, labels })
 }

@@ -8,11 +8,13 @@
 //! | folder of images | a file of their own |
 //! | IDX, plain or gzipped | the sibling `*-labels-idx1-ubyte` |
 //! | folder of `test_data_set_*`, or one of them | a file of their own |
+//! | [`Arrays`] in memory | with them, or under the names of an `.npz` |
 //!
 //! Data is kept as stored (bytes stay bytes, images stay files) and becomes tensors of the model's
 //! element type, layout and scale a batch at a time. Axis 0 of every array counts samples; the size
 //! of the model's own batch axis plays no part.
 
+mod arrays;
 mod convert;
 mod find;
 mod fit;
@@ -45,6 +47,7 @@ use crate::error::{Error, Result};
 use crate::tensor::{DataType, Tensor};
 
 pub use crate::graph::InputSpec;
+pub use arrays::Arrays;
 pub use preprocess::{ChannelOrder, Layout, Preprocess, Resize};
 pub use split::split;
 
@@ -112,15 +115,7 @@ impl Dataset {
         labels: Option<&Path>,
         pre: &Preprocess,
     ) -> Result<Self> {
-        if inputs.is_empty() {
-            return Err(Error::DataMismatch { reason: "the model has no inputs".to_owned() });
-        }
-        if pre.is_explicit() && !inputs.iter().any(|spec| is_float(spec.data_type)) {
-            return Err(Error::DataMismatch {
-                reason: "--mean, --std and --scale need an input of floats, the model has none"
-                    .to_owned(),
-            });
-        }
+        check_inputs(inputs, pre)?;
         let form = form::of(path)?;
         let mut shared = if form == Form::Images {
             Self::open_images(path, inputs, pre)?
@@ -140,6 +135,27 @@ impl Dataset {
             };
             Self::from_arrays(path, inputs, found, pre)?
         };
+        if let Some(file) = labels {
+            shared.labels = Some(Labels::read(file, shared.samples)?);
+        }
+        Ok(Self { shared: Arc::new(shared), part: None, class_axis: pre.class_axis })
+    }
+
+    /// Arrays in memory as samples for a model with the given inputs; `name` stands for them in reports and
+    /// messages. Labels come from the file `labels` where it is given.
+    ///
+    /// # Errors
+    /// As [`Dataset::open`].
+    pub fn held(
+        arrays: &Arrays,
+        name: &Path,
+        inputs: &[InputSpec],
+        labels: Option<&Path>,
+        pre: &Preprocess,
+    ) -> Result<Self> {
+        check_inputs(inputs, pre)?;
+        let found = find::held(arrays, name, inputs, labels.is_some())?;
+        let mut shared = Self::from_arrays(name, inputs, found, pre)?;
         if let Some(file) = labels {
             shared.labels = Some(Labels::read(file, shared.samples)?);
         }
@@ -330,6 +346,20 @@ impl Dataset {
         };
         indices.iter().map(row).collect()
     }
+}
+
+/// Refuses what no data could feed.
+fn check_inputs(inputs: &[InputSpec], pre: &Preprocess) -> Result<()> {
+    if inputs.is_empty() {
+        return Err(Error::DataMismatch { reason: "the model has no inputs".to_owned() });
+    }
+    if pre.is_explicit() && !inputs.iter().any(|spec| is_float(spec.data_type)) {
+        return Err(Error::DataMismatch {
+            reason: "--mean, --std and --scale need an input of floats, the model has none"
+                .to_owned(),
+        });
+    }
+    Ok(())
 }
 
 /// Runs `$body` with `$type` bound to the Rust type of a [`DataType`].

@@ -170,10 +170,8 @@ impl<'f> Inliner<'f> {
         let mut own: BTreeMap<String, ()> = BTreeMap::new();
         nodes.iter().for_each(|node| defined(node, &mut own));
         for name in own.into_keys().filter(|name| !name.is_empty()) {
-            if !names.contains_key(&name) {
-                let fresh = self.names.fresh(&name);
-                names.insert(name, fresh);
-            }
+            let fresh = |name: &String| self.names.fresh(name);
+            names.entry(name).or_insert_with_key(fresh);
         }
         let mut present = present.into_iter();
         nodes.retain(|_| !present.next().unwrap_or(false));
@@ -213,8 +211,8 @@ fn set_attributes(node: &mut NodeProto, function: &FunctionProto, call: &NodePro
             if name.is_empty() {
                 return Some(attribute);
             }
-            let all = call.attribute.iter().chain(&function.attribute_proto);
-            let given = all.filter(|a| a.name() == name).next()?.clone();
+            let mut all = call.attribute.iter().chain(&function.attribute_proto);
+            let given = all.find(|a| a.name() == name)?.clone();
             Some(AttributeProto { name: attribute.name, ..given })
         })
         .collect();

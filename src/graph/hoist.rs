@@ -51,7 +51,8 @@ fn take(
         .partition(|tensor| worth(tensor) && !own.contains(tensor.name()));
     body.initializer = stay;
     for tensor in go {
-        fresh(&tensor.name().to_owned(), tensor);
+        let name = tensor.name().to_owned();
+        fresh(&name, tensor);
     }
     body.node.retain(|node| {
         let output = node.output.first().filter(|o| is_constant(node) && !own.contains(*o));

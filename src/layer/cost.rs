@@ -17,6 +17,8 @@ pub struct Cost {
     pub macs: u64,
     /// Bytes in the file.
     pub bytes: u64,
+    /// Nanoseconds that one sample takes in the runtime; 0 where that was not measured.
+    pub nanoseconds: u64,
 }
 
 /// At how many positions a layer's factors are applied for one sample.
@@ -38,6 +40,7 @@ impl std::ops::Add for Cost {
             params: self.params + other.params,
             macs: self.macs + other.macs,
             bytes: self.bytes + other.bytes,
+            nanoseconds: self.nanoseconds + other.nanoseconds,
         }
     }
 }

@@ -374,7 +374,7 @@ fn computed_weight(
         producer.and_then(|p| p.input.first()).filter(|source| constants.contains_key(*source));
     let reason = match (producer.map(NodeProto::op_type), of_constant) {
         (Some("DequantizeLinear"), _) => "quantized: made by a DequantizeLinear".to_owned(),
-        (Some(op), Some(source)) if producer.is_some_and(|p| p.input.len() == 1) => {
+        (Some(op @ ("Cast" | "Identity" | "Reshape" | "Transpose")), Some(source)) => {
             format!("a {op} of `{source}`, which is stored in another form or read elsewhere too")
         }
         (Some(_), _) => "dynamic: the second factor is computed by another node".to_owned(),

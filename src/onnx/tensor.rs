@@ -4,7 +4,10 @@ use bytes::{BufMut, Bytes};
 use half::{bf16, f16};
 
 use super::external;
-use super::proto::{TensorProto, tensor_proto::DataType as Code};
+use super::proto::{
+    TensorProto, TensorShapeProto, TypeProto, tensor_proto::DataType as Code,
+    tensor_shape_proto::Dimension, tensor_shape_proto::dimension, type_proto,
+};
 use crate::error::{Error, Result};
 use crate::tensor::{DataType, Element, Tensor};
 use crate::with_array;
@@ -35,6 +38,22 @@ pub fn data_type_code(data_type: DataType) -> i32 {
 #[must_use]
 pub fn data_type_from_code(code: i32) -> Option<DataType> {
     CODES.iter().find(|(_, c)| *c as i32 == code).map(|(data_type, _)| *data_type)
+}
+
+impl TypeProto {
+    /// The type of tensors with the element type and shape of this one.
+    #[must_use]
+    pub fn of_tensor(tensor: &Tensor) -> Self {
+        let dim = |&extent: &usize| Dimension {
+            value: Some(dimension::Value::DimValue(extent as i64)),
+            ..Dimension::default()
+        };
+        let kind = type_proto::Tensor {
+            elem_type: Some(data_type_code(tensor.data_type())),
+            shape: Some(TensorShapeProto { dim: tensor.shape().iter().map(dim).collect() }),
+        };
+        Self { value: Some(type_proto::Value::TensorType(kind)), ..Self::default() }
+    }
 }
 
 /// The specification's name of a `TensorProto.data_type` value.

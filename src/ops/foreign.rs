@@ -13,13 +13,9 @@ use tract_onnx::prelude::{
 
 use super::Operator;
 use crate::error::OpError;
-use crate::onnx::proto::{
-    OperatorSetIdProto, TensorShapeProto, tensor_shape_proto::Dimension,
-    tensor_shape_proto::dimension, type_proto,
-};
+use crate::onnx::proto::OperatorSetIdProto;
 use crate::onnx::{
-    GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, data_type_code,
-    to_raw,
+    GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, to_raw,
 };
 use crate::tensor::{DataType, Tensor};
 use crate::tract::{from_tract, guarded, to_tract};
@@ -189,21 +185,9 @@ fn build(model: &ModelProto) -> TractResult<Plan> {
 
 /// A graph input with the type and shape of `value`, or an output of unknown type.
 fn named(name: &str, value: Option<&Tensor>) -> ValueInfoProto {
-    let describe = |tensor: &Tensor| {
-        let dim = |&extent: &usize| Dimension {
-            value: Some(dimension::Value::DimValue(extent as i64)),
-            ..Dimension::default()
-        };
-        let shape = TensorShapeProto { dim: tensor.shape().iter().map(dim).collect() };
-        let kind = type_proto::Tensor {
-            elem_type: Some(data_type_code(tensor.data_type())),
-            shape: Some(shape),
-        };
-        TypeProto { value: Some(type_proto::Value::TensorType(kind)), ..TypeProto::default() }
-    };
     ValueInfoProto {
         name: Some(name.to_owned()),
-        r#type: value.map(describe),
+        r#type: value.map(TypeProto::of_tensor),
         ..ValueInfoProto::default()
     }
 }

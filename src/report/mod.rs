@@ -3,27 +3,31 @@
 //! The field names are a contract, documented in `docs/json.md`: new ones may be added, none
 //! renamed or removed within a [`SCHEMA_VERSION`].
 
+mod html;
 mod models;
 mod size;
+mod sweep;
 mod table;
 mod text;
 #[cfg(test)]
 mod tests;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+pub use html::{Page, page};
 pub use models::{
-    BenchReport, CheckOutput, CheckReport, EvalMetric, EvalReport, InspectLayer, InspectModel,
-    InspectReport, InspectTotals, InspectValue,
+    BenchReport, BenchTable, CheckOutput, CheckReport, EvalMetric, EvalReport, InspectLayer,
+    InspectModel, InspectReport, InspectTotals, InspectValue, Order,
 };
 pub use size::{gzip_bytes, peak_rss_bytes};
+pub use sweep::{PointReport, PointStatus, Sweep, SweepMetric, SweepPoint};
 pub use text::View;
 
 /// Version of the JSON views.
 pub const SCHEMA_VERSION: u32 = 1;
 
 /// A compression: what was asked, what was done, what it cost.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "docs/json.md documents every field, and a test compares")]
 pub struct Report {
     pub schema_version: u32,
@@ -31,6 +35,7 @@ pub struct Report {
     pub output: OutputSize,
     pub ratio: Ratio,
     pub metric: Option<Metric>,
+    pub file_metric: Option<FileMetric>,
     pub latency_ms: Option<Latency>,
     pub seconds: Seconds,
     pub peak_rss_bytes: Option<u64>,
@@ -43,10 +48,27 @@ pub struct Report {
     /// code 3.
     pub missed: Vec<String>,
     pub warnings: Vec<String>,
+    pub program: Program,
+}
+
+/// What made the report, and how to make it again.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct Program {
+    pub name: String,
+    pub version: String,
+    /// Version of the runtime that proves files; empty where it is not known.
+    pub tract: String,
+    /// Operating system and processor.
+    pub platform: String,
+    pub threads: usize,
+    pub seed: u64,
+    /// The command line, the program's name first; empty where a library's user asked.
+    pub command: Vec<String>,
 }
 
 /// The model that was read.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct ModelSize {
     pub name: String,
@@ -58,7 +80,7 @@ pub struct ModelSize {
 }
 
 /// The model that was written.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct OutputSize {
     pub path: String,
@@ -69,7 +91,7 @@ pub struct OutputSize {
 }
 
 /// The ratio of the target's cost before to that after.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct Ratio {
     pub asked: Option<f64>,
@@ -78,7 +100,7 @@ pub struct Ratio {
 }
 
 /// The metric after each stage; null where the stage did not run.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct Metric {
     pub name: String,
@@ -94,8 +116,19 @@ pub struct Metric {
     pub written: Option<f64>,
 }
 
+/// A metric that the user takes of files; higher is better.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct FileMetric {
+    /// The program, or what the caller calls it.
+    pub name: String,
+    pub original: f64,
+    /// Null where it failed.
+    pub written: Option<f64>,
+}
+
 /// Latency at batch 1 on one thread in milliseconds, taken in turns.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct Latency {
     /// Median.
@@ -108,7 +141,7 @@ pub struct Latency {
 }
 
 /// Wall-clock seconds of the stages; null where the stage did not run.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct Seconds {
     pub load: Option<f64>,
@@ -122,7 +155,7 @@ pub struct Seconds {
 }
 
 /// What the search did.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct Search {
     pub mode: String,
@@ -137,10 +170,26 @@ pub struct Search {
     pub predicted_vs_measured_rank_correlation: Option<f64>,
     /// What the chosen network loses on the samples of the search, where the drop decides.
     pub drop: Option<Drop>,
+    /// The networks scored whole, in order.
+    pub trials: Vec<Trial>,
+}
+
+/// A network that was scored.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct Trial {
+    /// Since the search began.
+    pub seconds: f64,
+    pub evaluation: u64,
+    pub predicted: Option<f64>,
+    pub loss: f64,
+    pub samples: usize,
+    /// Whether it became the best one.
+    pub taken: bool,
 }
 
 /// What is lost of the metric on samples that both models have run on.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct Drop {
     pub points: f64,
@@ -149,7 +198,7 @@ pub struct Drop {
 }
 
 /// What training did.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct Training {
     /// Where the samples are from, for a person to read.
@@ -163,7 +212,7 @@ pub struct Training {
 }
 
 /// One training.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct TrainingStage {
     pub stage: String,
@@ -184,10 +233,25 @@ pub struct TrainingStage {
     pub tail_before: Option<f64>,
     pub tail_after: Option<f64>,
     pub setbacks: usize,
+    /// States that were scored, the first one before any step.
+    pub checks: Vec<TrainingCheck>,
+}
+
+/// A state of a training.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct TrainingCheck {
+    pub step: usize,
+    /// Mean training loss since the check before; null for the first.
+    pub loss: Option<f64>,
+    /// Loss on the samples of the search.
+    pub held: f64,
+    /// The same on samples trained on; null without labels.
+    pub fitted: Option<f64>,
 }
 
 /// What quantization did.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct Quantization {
     pub form: String,
@@ -204,7 +268,7 @@ pub struct Quantization {
 }
 
 /// A weight that stays float.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct KeptWeight {
     pub name: String,
@@ -212,7 +276,7 @@ pub struct KeptWeight {
 }
 
 /// What became of a weight.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct Layer {
     pub name: String,
@@ -233,10 +297,24 @@ pub struct Layer {
     pub macs_after: Option<u64>,
     /// Why the layer was kept or skipped.
     pub reason: Option<String>,
+    pub spectrum: Option<Spectrum>,
+}
+
+/// What a layer's decomposition leaves at every rank.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct Spectrum {
+    pub scheme: String,
+    /// Tucker only: the dim at the inputs that the curve is for.
+    pub rank_in: Option<usize>,
+    pub ranks: Vec<usize>,
+    /// Share of the energy of the layer's outputs that is lost at each of them: the tail of the
+    /// squared singular values.
+    pub errors: Vec<f64>,
 }
 
 /// What was done with a layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
     /// It could have been factorized and stays as it was.
@@ -248,7 +326,7 @@ pub enum Action {
 }
 
 /// The written file in another runtime against the evaluator.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct Validation {
     pub runtime: String,

@@ -1,6 +1,12 @@
 //! Reports of the subcommands that change nothing.
 
+use std::cmp::Reverse;
+
+use globset::Glob;
 use serde::Serialize;
+
+use crate::error::{Error, Result};
+use crate::named::named;
 
 /// A model's weights and what can be done with them.
 #[derive(Clone, Debug, Serialize)]
@@ -13,6 +19,55 @@ pub struct InspectReport {
     pub layers: Vec<InspectLayer>,
     pub totals: InspectTotals,
     pub warnings: Vec<String>,
+}
+
+/// What weights are listed by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Their names.
+    Name,
+    /// Their elements, most first.
+    Params,
+    /// Multiply-accumulates, most first.
+    Macs,
+    /// The largest rank that saves params, largest first.
+    Rank,
+}
+
+named!(Order { Name = "name", Params = "params", Macs = "macs", Rank = "rank" });
+
+impl InspectReport {
+    /// Lists only weights whose own name, or whose node's, one of the globs matches, where there are
+    /// any; in another order than that of the model, where one is given. Totals stay those of the model.
+    ///
+    /// # Errors
+    /// When a glob is malformed or matches nothing.
+    pub fn select(&mut self, globs: &[String], order: Option<Order>) -> Result<()> {
+        if !globs.is_empty() {
+            let mut kept = vec![false; self.layers.len()];
+            for text in globs {
+                let fault = |reason| Error::Option { option: "--only".to_owned(), reason };
+                let glob = Glob::new(text).map_err(|e| fault(e.to_string()))?.compile_matcher();
+                let found =
+                    self.layers.iter().map(|l| glob.is_match(&l.name) || glob.is_match(&l.node));
+                let found: Vec<bool> = found.collect();
+                if !found.contains(&true) {
+                    return Err(fault(format!("`{text}` matches no node or weight")));
+                }
+                kept.iter_mut().zip(found).for_each(|(kept, found)| *kept |= found);
+            }
+            let mut kept = kept.into_iter();
+            self.layers.retain(|_| kept.next().unwrap_or(false));
+        }
+        match order {
+            None => {}
+            Some(Order::Name) => self.layers.sort_by(|a, b| a.name.cmp(&b.name)),
+            Some(Order::Params) => self.layers.sort_by_key(|l| Reverse(l.params)),
+            Some(Order::Macs) => self.layers.sort_by_key(|l| Reverse(l.macs)),
+            Some(Order::Rank) => self.layers.sort_by_key(|l| Reverse(l.rank_bound)),
+        }
+        Ok(())
+    }
 }
 
 /// The file.
@@ -86,7 +141,8 @@ pub struct EvalReport {
 pub struct EvalMetric {
     pub name: String,
     pub unit: String,
-    pub samples: usize,
+    /// Null for a metric that a program takes of the file.
+    pub samples: Option<usize>,
     pub value: f64,
 }
 
@@ -133,4 +189,20 @@ pub struct BenchReport {
     /// Median of the first / median of the second: above 1 the second is faster.
     pub ratio: f64,
     pub warnings: Vec<String>,
+}
+
+/// A table of latencies that was measured.
+#[derive(Clone, Debug, Serialize)]
+#[allow(missing_docs)]
+pub struct BenchTable {
+    pub schema_version: u32,
+    pub path: String,
+    pub machine: String,
+    pub runtime: String,
+    /// Layers that have times in every form that they can have.
+    pub layers: usize,
+    /// One run of the whole model.
+    pub model_ms: f64,
+    /// One of each of these layers, alone.
+    pub layers_ms: f64,
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::models::{BenchReport, CheckReport, EvalReport, InspectReport};
+use super::models::{BenchReport, BenchTable, CheckReport, EvalReport, InspectReport};
 use super::table::{Style, Table, count, factor, figure, maybe_count, shape};
 use super::{Action, Layer, Report};
 
@@ -112,6 +112,15 @@ fn quality(out: &mut String, report: &Report, style: Style) {
             .collect();
         line.push_str(&stages.join(", "));
         let _ = writeln!(out, "{line}");
+    }
+    if let Some(metric) = &report.file_metric {
+        let written = metric.written.map_or_else(|| "-".to_owned(), figure);
+        let _ = writeln!(
+            out,
+            "{}: original {}, written {written}",
+            style.bold(&metric.name),
+            figure(metric.original)
+        );
     }
     if let Some(check) = &report.validation {
         let _ = writeln!(
@@ -240,7 +249,7 @@ fn effort(out: &mut String, report: &Report, style: Style) {
 }
 
 /// A metric's value with its unit.
-fn value_text(value: f64, unit: &str) -> String {
+pub(super) fn value_text(value: f64, unit: &str) -> String {
     if unit.trim() == "%" {
         format!("{value:.2}{unit}")
     } else {
@@ -248,7 +257,7 @@ fn value_text(value: f64, unit: &str) -> String {
     }
 }
 
-fn warnings(out: &mut String, warnings: &[String], style: Style) {
+pub(super) fn warnings(out: &mut String, warnings: &[String], style: Style) {
     for warning in warnings {
         let _ = writeln!(out, "{} {warning}", style.warning("warning:"));
     }
@@ -332,11 +341,12 @@ impl View for EvalReport {
     fn text(&self, colour: bool) -> String {
         let style = Style(colour);
         let metric = &self.metric;
+        let samples =
+            metric.samples.map(|n| format!("{} samples, ", count(n as u64))).unwrap_or_default();
         let mut out = format!(
-            "{} {} ({} samples, {}, {:.1} s)\n",
+            "{} {} ({samples}{}, {:.1} s)\n",
             style.bold(&metric.name),
             value_text(metric.value, &metric.unit),
-            count(metric.samples as u64),
             self.runtime,
             self.seconds
         );
@@ -394,5 +404,21 @@ impl View for BenchReport {
         );
         warnings(&mut out, &self.warnings, style);
         out
+    }
+}
+
+impl View for BenchTable {
+    fn text(&self, colour: bool) -> String {
+        let style = Style(colour);
+        format!(
+            "{} {}: {} {} take {} of the model's {} ms in {}\n",
+            style.bold("latency table"),
+            self.path,
+            count(self.layers as u64),
+            if self.layers == 1 { "layer" } else { "layers" },
+            figure(self.layers_ms),
+            figure(self.model_ms),
+            self.runtime
+        )
     }
 }

@@ -1,6 +1,7 @@
 //! Joint search over all layers and schemes by the true loss of the compressed network.
 
 use std::collections::HashSet;
+use std::time::Instant;
 
 use super::moves::{combinations, moves};
 use super::network::Network;
@@ -9,10 +10,9 @@ use super::race::Difference;
 use super::sequential::Compressed;
 use super::snapshots::Snapshots;
 use super::start::start;
-use super::{Allocation, Effort, Prediction, Problem};
+use super::{Allocation, Effort, Prediction, Problem, Trial};
 use crate::error::{Error, Result};
-use crate::factorize::Choice;
-use crate::score::{Score, Scorer};
+use crate::score::Scorer;
 
 /// The steps of exchanges on a level, as shares of the budget.
 const STEPS: [f64; 3] = [0.08, 0.03, 0.01];
@@ -29,15 +29,16 @@ const FEW: usize = 96;
 
 /// Layers are tried again in a network that loses less than this share of what the one they were last
 /// tried in lost.
-const PROBE_AGAIN: f64 = 0.97;
+const PROBE_AGAIN: f64 = 0.85;
 
 /// Levels in a row that leave the best network where it is, after which the search ends.
-const FRUITLESS: usize = 3;
+const FRUITLESS: usize = 2;
 
 /// A network scored on all samples.
 struct Candidate {
     allocation: Allocation,
-    compressed: Compressed,
+    /// The network; nothing where its scores were known.
+    compressed: Option<Compressed>,
     losses: Vec<f64>,
     loss: f64,
     /// Whether a level has started from it.
@@ -61,24 +62,27 @@ struct Search<'a, 'm> {
     probed: f64,
 }
 
-/// Improves on the budgeted start. Returns the best allocation with its network, fitted to the
-/// network's calibration samples, and what was done.
+/// Improves on the best of some allocations within the budget. Returns the best one with its network,
+/// fitted to the network's calibration samples, what changes of single layers did, and what was done.
+/// Where that is known, as `probes`, from a search at another budget, layers are not tried again.
 ///
 /// A level starts from an allocation of the beam. Layer errors are taken anew on the inputs that its
 /// network has, where they hold what earlier layers do to later ones, and weighed by what changes of
 /// single layers were measured to do in place. The allocation that is best by them, and exchanges of
 /// a few layers' budget on the way there, are refitted and scored. Scores are compared sample by
-/// sample, on growing parts of them: what is worse by three standard errors of the difference is
-/// given up early, and only a gain above its standard error takes the best one's place.
+/// sample, on growing parts of them: what is worse by three standard errors of the difference, or very
+/// unlikely to end better, is given up early, and only a gain above its standard error takes the best
+/// one's place. Where the noise of the samples hides what changes do, the search ends.
 ///
 /// # Errors
 /// When a network can't be run, or the run is interrupted.
 pub fn beam(
     problem: Problem<'_, '_>,
-    first: Allocation,
+    firsts: Vec<Allocation>,
     prediction: &Prediction,
     scorer: &Scorer,
-) -> Result<(Allocation, Compressed, Effort)> {
+    probes: Vec<Probe>,
+) -> Result<(Allocation, Compressed, Vec<Probe>, Effort)> {
     let limits = problem.limits;
     let mut search = Search {
         problem,
@@ -89,14 +93,28 @@ pub fn beam(
         calibration_snapshots: Snapshots::new(limits.snapshot_bytes),
         search_snapshots: Snapshots::new(limits.snapshot_bytes),
         effort: Effort::default(),
-        probes: Vec::new(),
-        probed: f64::INFINITY,
+        probed: if probes.is_empty() { f64::INFINITY } else { 0.0 },
+        probes,
     };
-    let predicted = prediction.loss(problem.options, &first);
-    let first = search.measure(first, None, predicted)?;
-    let mut beam: Vec<Candidate> = first.into_iter().collect();
+    let mut beam: Vec<Candidate> = Vec::new();
+    for first in firsts {
+        let predicted = prediction.loss(problem.options, &first);
+        if !search.seen.contains(&first)
+            && let Some(found) = search.measure(first, beam.first(), predicted)?
+        {
+            let better = beam.first().is_none_or(|best| found.loss < best.loss);
+            search.note(better);
+            beam.insert(if better { 0 } else { beam.len() }, found);
+        }
+    }
+    if beam.is_empty() {
+        return Err(Error::Option {
+            option: "--search beam".to_owned(),
+            reason: "there is no allocation to start from".to_owned(),
+        });
+    }
     let mut fruitless = 0;
-    search.effort.stopped = loop {
+    search.effort.stopped = 'search: loop {
         if fruitless >= FRUITLESS {
             break "no change gains";
         }
@@ -105,22 +123,33 @@ pub fn beam(
         }
         let Some(at) = beam.iter().position(|c| !c.expanded) else { break "no change gains" };
         beam[at].expanded = true;
-        let found = search.level(&beam[at], &beam[0])?;
+        let Some(children) = search.children(&beam[at])? else {
+            break "the noise of the samples hides what changes gain";
+        };
         fruitless += 1;
-        for candidate in found {
+        for (allocation, predicted) in children {
+            if let Some(reason) = search.exhausted() {
+                break 'search reason;
+            }
+            let Some(found) = search.measure(allocation, Some(&beam[0]), predicted)? else {
+                continue;
+            };
             // The first place is for what is better beyond its noise, the others go by the mean.
-            let better = Difference::of(&candidate.losses, &beam[0].losses).is_better();
-            let behind = beam[1..].iter().position(|c| candidate.loss < c.loss);
+            let better = Difference::of(&found.losses, &beam[0].losses).is_better();
+            let behind = beam[1..].iter().position(|c| found.loss < c.loss);
+            search.note(better);
             let place = if better { 0 } else { behind.map_or(beam.len(), |at| at + 1) };
             fruitless = if better { 0 } else { fruitless };
-            beam.insert(place, candidate);
+            // Networks are large: no more are held than will be of use.
+            beam.insert(place, found);
+            beam.truncate(limits.beam.max(1));
         }
-        beam.truncate(limits.beam.max(1));
         log::debug!(target: "search", "best loss {:.5} after {} evaluations", beam[0].loss,
             search.effort.evaluations);
     };
     let best = beam.swap_remove(0);
-    Ok((best.allocation, best.compressed, search.effort))
+    let compressed = search.network_of(&best)?;
+    Ok((best.allocation, compressed, search.probes, search.effort))
 }
 
 impl Search<'_, '_> {
@@ -128,6 +157,13 @@ impl Search<'_, '_> {
     fn has_room_for_probes(&self) -> bool {
         let left = (self.problem.limits.evaluations as u64).saturating_sub(self.effort.evaluations);
         left > self.problem.options.len() as u64
+    }
+
+    /// Notes whether the network scored last became the best one.
+    fn note(&mut self, taken: bool) {
+        if let Some(trial) = self.effort.trials.last_mut() {
+            trial.taken = taken;
+        }
     }
 
     fn exhausted(&self) -> Option<&'static str> {
@@ -143,17 +179,13 @@ impl Search<'_, '_> {
         predicted: f64,
     ) -> Result<Option<Candidate>> {
         self.seen.insert(allocation.clone());
-        let Problem { network, samples, options, progress, .. } = self.problem;
-        let choices = Network::choices(options, &allocation);
-        let first = differing(&choices, &self.base);
-        let compressed = network.compress(
-            &choices,
-            &self.base,
-            &mut self.calibration_snapshots,
-            &mut self.effort,
-        )?;
+        let Problem { network, samples, cache, progress, .. } = self.problem;
+        let name = format!("{allocation:?}");
+        let known = cache.get(&name).unwrap_or_default();
+        let first = self.differing(&allocation);
+        let mut compressed = None;
         self.effort.evaluations += 1;
-        let mut score = Score::default();
+        let mut losses: Vec<f64> = Vec::new();
         let mut done = 0;
         let mut worse = false;
         let all = samples.runs();
@@ -165,56 +197,106 @@ impl Search<'_, '_> {
             if end <= done || (best.is_none() && end < all) {
                 continue;
             }
-            let (snapshots, effort) = (&mut self.search_snapshots, &mut self.effort);
-            let (runs, scorer) = (done..end, self.scorer);
-            let part =
-                network.score(&compressed, samples, runs, scorer, first, snapshots, effort)?;
-            score.extend(part);
+            let count = samples.range(end - 1).end;
+            if known.len() >= count {
+                losses = known[..count].to_vec();
+            } else {
+                let built = match compressed.take() {
+                    Some(built) => built,
+                    None => self.compress(&allocation)?,
+                };
+                let (snapshots, effort) = (&mut self.search_snapshots, &mut self.effort);
+                let (runs, scorer) = (done..end, self.scorer);
+                let part =
+                    network.score(&built, samples, runs, scorer, first, snapshots, effort)?;
+                losses.extend(part.losses);
+                compressed = Some(built);
+            }
             done = end;
             if let Some(best) = best {
-                worse = Difference::of(&score.losses, &best.losses).is_worse();
+                let difference = Difference::of(&losses, &best.losses);
+                worse = difference.is_worse()
+                    || (end < all && difference.is_hopeless(losses.len(), samples.len()));
                 if worse {
                     break;
                 }
             }
         }
-        let loss = score.mean_loss();
+        if losses.len() > known.len() {
+            cache.put(name, &losses);
+        }
+        let loss = losses.iter().sum::<f64>() / losses.len().max(1) as f64;
+        let mut trial = Trial {
+            at: Instant::now(),
+            evaluation: self.effort.evaluations,
+            predicted: None,
+            loss,
+            samples: losses.len(),
+            taken: best.is_none(),
+        };
         if let Some(best) = best {
-            let difference = Difference::of(&score.losses, &best.losses);
-            self.effort.predicted.push((predicted, best.loss + difference.mean));
+            let difference = Difference::of(&losses, &best.losses);
+            let measured = best.loss + difference.mean;
+            self.effort.predicted.push((predicted, measured));
+            trial = Trial { predicted: Some(predicted), loss: measured, ..trial };
             log::debug!(target: "search", "{}: loss {loss:.5} on {} samples, {:+.5} +- {:.5} to the \
-                 best, predicted {predicted:.5}", self.effort.evaluations, score.len(),
+                 best, predicted {predicted:.5}", self.effort.evaluations, losses.len(),
                 difference.mean, difference.error);
         } else {
-            log::debug!(target: "search", "{}: loss {loss:.5}, metric {:.3}",
-                self.effort.evaluations, score.metric());
+            log::debug!(target: "search", "{}: loss {loss:.5}", self.effort.evaluations);
         }
         progress.step(self.effort.evaluations, &format!("loss {loss:.4}"));
-        let candidate =
-            Candidate { allocation, compressed, losses: score.losses, loss, expanded: false };
+        self.effort.trials.push(trial);
+        let candidate = Candidate { allocation, compressed, losses, loss, expanded: false };
         Ok((!worse).then_some(candidate))
     }
 
-    /// Makes a candidate the one whose prefix states are kept.
-    fn rebase(&mut self, parent: &Candidate) {
-        let first = differing(&parent.compressed.choices, &self.base);
-        self.calibration_snapshots.forget(first);
-        self.search_snapshots.forget(first);
-        self.base = parent.compressed.clone();
+    /// The network of an allocation, refitted from the first layer on in which it is another than the
+    /// base.
+    fn compress(&mut self, allocation: &Allocation) -> Result<Compressed> {
+        let Problem { network, options, .. } = self.problem;
+        let choices = Network::choices(options, allocation);
+        let (snapshots, effort) = (&mut self.calibration_snapshots, &mut self.effort);
+        network.compress(&choices, &self.base, snapshots, effort)
     }
 
-    /// The networks near `parent` that are not clearly worse than `best`.
-    fn level(&mut self, parent: &Candidate, best: &Candidate) -> Result<Vec<Candidate>> {
-        self.rebase(parent);
+    fn network_of(&mut self, candidate: &Candidate) -> Result<Compressed> {
+        match &candidate.compressed {
+            Some(compressed) => Ok(compressed.clone()),
+            None => self.compress(&candidate.allocation),
+        }
+    }
+
+    /// The first layer in which an allocation is another than the base.
+    fn differing(&self, allocation: &Allocation) -> usize {
+        let choices = Network::choices(self.problem.options, allocation);
+        (0..choices.len()).find(|&l| choices[l] != self.base.choices[l]).unwrap_or(choices.len())
+    }
+
+    /// Makes a candidate the one whose prefix states are kept.
+    fn rebase(&mut self, parent: &Candidate) -> Result<()> {
+        let compressed = self.network_of(parent)?;
+        let first = self.differing(&parent.allocation);
+        self.calibration_snapshots.forget(first);
+        self.search_snapshots.forget(first);
+        self.base = compressed;
+        Ok(())
+    }
+
+    /// The allocations to be tried next, near `parent` and most promising first, with predicted losses.
+    /// `None` where noise hides what they may gain.
+    fn children(&mut self, parent: &Candidate) -> Result<Option<Vec<(Allocation, f64)>>> {
+        self.rebase(parent)?;
         let Problem { network, budget, .. } = self.problem;
-        let options = network.revised(self.problem.options, &parent.compressed)?;
+        let options = network.revised(self.problem.options, &self.base)?;
         let losses = self.prediction.losses(&options);
         if parent.loss < PROBE_AGAIN * self.probed && self.has_room_for_probes() {
             // The probes keep states of their own: never both at once.
             self.calibration_snapshots.forget(0);
             self.search_snapshots.forget(0);
-            let found =
-                probe(self.problem, self.scorer, &parent.allocation, &losses, &mut self.effort)?;
+            let allocation = &parent.allocation;
+            let found = probe(self.problem, self.scorer, allocation, &losses, &mut self.effort)?;
+            let Some(found) = found else { return Ok(None) };
             self.probes.extend(found);
             self.probed = parent.loss;
         }
@@ -240,17 +322,12 @@ impl Search<'_, '_> {
             children.extend(combinations(&options, &losses, budget, &parent.allocation, &found));
         }
         children.sort_by(|a, b| a.1.total_cmp(&b.1).then_with(|| a.0.cmp(&b.0)));
-        let mut measured = Vec::new();
-        for (child, change) in children {
-            if self.exhausted().is_some() {
-                break;
-            }
-            if child == parent.allocation || self.seen.contains(&child) {
-                continue;
-            }
-            measured.extend(self.measure(child, Some(best), parent.loss + change)?);
-        }
-        Ok(measured)
+        let mut fresh = HashSet::new();
+        children.retain(|(child, _)| {
+            *child != parent.allocation && !self.seen.contains(child) && fresh.insert(child.clone())
+        });
+        let total = |(child, change)| (child, parent.loss + change);
+        Ok(Some(children.into_iter().map(total).collect()))
     }
 
     /// The first runs that hold a share of the samples, but not too few of them.
@@ -258,9 +335,4 @@ impl Search<'_, '_> {
         let samples = self.problem.samples;
         samples.runs_of(((samples.len() as f64 * share) as usize).max(FEW))
     }
-}
-
-/// The first layer in which choices differ from a network's.
-fn differing(choices: &[Option<Choice>], network: &Compressed) -> usize {
-    (0..choices.len()).find(|&l| choices[l] != network.choices[l]).unwrap_or(choices.len())
 }

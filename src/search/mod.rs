@@ -12,6 +12,8 @@ use std::time::Instant;
 use crate::progress::Progress;
 
 mod beam;
+mod cache;
+mod experience;
 mod gradients;
 mod moves;
 mod network;
@@ -29,11 +31,14 @@ mod snapshots;
 mod start;
 
 pub use beam::beam;
+pub use cache::ScoreCache;
+pub use experience::Experience;
 pub use network::{Network, NetworkOptions, Statistics, in_order, outputs, score, scorer};
 pub use options::{LayerOption, LayerOptions};
 pub use paper::paper;
 pub use plan::{Plan, PlanConstant, PlanLayer};
 pub use predict::{Prediction, rank_correlation};
+pub use probe::Probe;
 pub use race::Difference;
 pub use samples::Samples;
 pub use sensitivity::sensitivities;
@@ -57,6 +62,8 @@ pub struct Problem<'a, 'm> {
     pub budget: Budget,
     /// Samples that networks are scored on.
     pub samples: &'a Samples,
+    /// Scores that are known.
+    pub cache: &'a ScoreCache,
     /// When the search ends.
     pub limits: Limits,
     /// Is told what is done, and says when to stop.
@@ -100,13 +107,37 @@ pub struct Effort {
     pub samples_run: u64,
     /// Predicted and measured losses of the networks scored.
     pub predicted: Vec<(f64, f64)>,
+    /// The networks scored, in order; those of single layers' trials are not among them.
+    pub trials: Vec<Trial>,
     /// Why the search ended.
     pub stopped: &'static str,
+}
+
+/// A network that a search has scored.
+#[derive(Clone, Copy, Debug)]
+pub struct Trial {
+    /// When that was done.
+    pub at: Instant,
+    /// Networks scored by then, this one included.
+    pub evaluation: u64,
+    /// Its loss by prediction: that of the network it was made from, and the change predicted. None
+    /// where there was no prediction.
+    pub predicted: Option<f64>,
+    /// Its loss on all samples, or, where it was given up early, what the best one loses on all and
+    /// the difference on those both have run on.
+    pub loss: f64,
+    /// Samples that it was scored on.
+    pub samples: usize,
+    /// Whether it became the best one.
+    pub taken: bool,
 }
 
 impl Effort {
     /// Takes in what another part of the search did.
     pub fn add(&mut self, other: Self) {
+        let before = self.evaluations;
+        let later = |trial: Trial| Trial { evaluation: before + trial.evaluation, ..trial };
+        self.trials.extend(other.trials.into_iter().map(later));
         self.evaluations += other.evaluations;
         self.layer_passes += other.layer_passes;
         self.samples_run += other.samples_run;

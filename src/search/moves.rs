@@ -144,10 +144,15 @@ mod tests {
     use crate::layer::Cost;
 
     fn layer(forms: &[(u64, f64)]) -> LayerOptions {
-        let cost = |params: u64| Cost { params, macs: 0, bytes: 4 * params };
+        let cost = |params: u64| Cost { params, bytes: 4 * params, ..Cost::default() };
         let options =
             forms.iter().map(|&(p, error)| LayerOption { choice: None, cost: cost(p), error });
-        LayerOptions { options: options.collect(), stored: cost(forms[0].0), energy: 1.0 }
+        LayerOptions {
+            options: options.collect(),
+            stored: cost(forms[0].0),
+            energy: 1.0,
+            errors: Vec::new(),
+        }
     }
 
     #[test]

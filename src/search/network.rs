@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use rayon::prelude::*;
 
+use super::LayerOptions;
 use super::samples::Samples;
-use super::{LayerOptions, Resource};
 use crate::error::{Error, Result};
 use crate::eval::moments::{Moments, Sums};
 use crate::eval::{Evaluator, join};
@@ -331,7 +331,7 @@ impl<'a> Network<'a> {
         }
     }
 
-    /// The forms that every layer can take, pruned for a resource.
+    /// The forms that every layer can take, not pruned yet.
     ///
     /// # Errors
     /// When a decomposition fails.
@@ -339,25 +339,21 @@ impl<'a> Network<'a> {
         &self,
         schemes: &[Scheme],
         rank_multiple: usize,
-        resource: Resource,
     ) -> Result<Vec<LayerOptions>> {
         (0..self.layers.len())
             .into_par_iter()
             .map(|l| {
                 let node = &self.model.graph().node[self.layers[l].node];
                 let fits = self.own_fits(l);
-                let at = self.extents[l];
-                let mut options = LayerOptions::new(
+                LayerOptions::new(
                     &self.layers[l],
                     node,
                     &fits,
                     schemes,
                     rank_multiple.max(1),
-                    at,
+                    self.extents[l],
                     self.price,
-                )?;
-                options.prune(|cost| resource.of(cost));
-                Ok(options)
+                )
             })
             .collect()
     }

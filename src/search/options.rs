@@ -32,6 +32,9 @@ pub struct LayerOptions {
     pub stored: Cost,
     /// Variance of the layer's output that errors are shares of.
     pub energy: f64,
+    /// The error of every choice, those included that are no option: what decompositions tell of the
+    /// layer.
+    pub errors: Vec<(Choice, f64)>,
 }
 
 impl LayerOptions {
@@ -54,16 +57,19 @@ impl LayerOptions {
         let stored = stored(layer, at, price);
         let Some(map) = &layer.map else {
             let dense = LayerOption { choice: None, cost: stored, error: 0.0 };
-            return Ok(Self { options: vec![dense], stored, energy: 0.0 });
+            return Ok(Self { options: vec![dense], stored, energy: 0.0, errors: Vec::new() });
         };
         let energy: f64 = fits.iter().map(|fit| fit.energy).sum();
         let mut options = vec![dense(layer, node, map, stored, price)?];
+        let mut errors = Vec::new();
         let curves = curves(map, fits, schemes)?;
         for curve in &curves {
             let scheme = curve.scheme;
             let rank_in = (scheme == Scheme::Tucker).then_some(1);
             let overhead = overhead(layer, node, map, Some(Choice { scheme, rank: 1, rank_in }))?;
             for (choice, error) in curve.choices(map)? {
+                let error = (error / energy.max(f64::MIN_POSITIVE)).min(1.0);
+                errors.push((choice, error));
                 let whole = |rank: usize| rank.is_multiple_of(rank_multiple);
                 if !whole(choice.rank) || !choice.rank_in.is_none_or(whole) {
                     continue;
@@ -74,12 +80,12 @@ impl LayerOptions {
                 }
                 let params = params + bias(layer, map);
                 let bytes = bytes(layer, map, Some(choice), price) + overhead;
-                let cost = Cost { params, macs: choice.macs(map, at), bytes };
-                let error = (error / energy.max(f64::MIN_POSITIVE)).min(1.0);
+                let macs = choice.macs(map, at);
+                let cost = Cost { params, macs, bytes, ..Cost::default() };
                 options.push(LayerOption { choice: Some(choice), cost, error });
             }
         }
-        Ok(Self { options, stored, energy })
+        Ok(Self { options, stored, energy, errors })
     }
 
     /// Gives the forms the errors that they have under other fits of the layer's groups.
@@ -154,7 +160,7 @@ fn stored(layer: &Layer, at: Extent, price: Price) -> Cost {
         bytes(layer, map, None, price) - 4 * added
     };
     let bytes = layer.map.as_ref().map_or(4 * params, own);
-    Cost { params, macs: products * at.output, bytes }
+    Cost { params, macs: products * at.output, bytes, ..Cost::default() }
 }
 
 /// The layer with a weight of its own shape, as a refit leaves it.

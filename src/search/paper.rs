@@ -3,10 +3,11 @@
 //! layer; every child is scored on all search samples; the best K survive; stop at the budget.
 
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 use super::network::Network;
 use super::snapshots::Snapshots;
-use super::{Allocation, Budget, Effort, LayerOptions, Prediction, Problem};
+use super::{Allocation, Budget, Effort, LayerOptions, Prediction, Problem, Trial};
 use crate::error::{Error, Result};
 use crate::score::Scorer;
 
@@ -57,11 +58,22 @@ pub fn paper(
                 network.score(&compressed, samples, all, scorer, 0, &mut search, &mut effort)?;
             effort.evaluations += 1;
             progress.step(effort.evaluations, &format!("loss {:.4}", score.mean_loss()));
-            scored.push((score.mean_loss(), child));
+            effort.trials.push(Trial {
+                at: Instant::now(),
+                evaluation: effort.evaluations,
+                predicted: Some(prediction.loss(options, &child)),
+                loss: score.mean_loss(),
+                samples: score.len(),
+                taken: false,
+            });
+            scored.push((effort.trials.len() - 1, score.mean_loss(), child));
         }
-        scored.sort_by(|a, b| a.0.total_cmp(&b.0));
+        scored.sort_by(|a, b| a.1.total_cmp(&b.1));
         scored.truncate(limits.beam.max(1));
-        beam = scored.into_iter().map(|(_, a)| a).collect();
+        if let Some((trial, ..)) = scored.first() {
+            effort.trials[*trial].taken = true;
+        }
+        beam = scored.into_iter().map(|(.., allocation)| allocation).collect();
     }
     let mut best = beam.swap_remove(0);
     let losses = prediction.losses(options);

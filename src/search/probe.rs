@@ -5,8 +5,11 @@
 //! can matter several times as much. Here every layer is changed in place, and those behind it are
 //! refitted.
 
+use serde::{Deserialize, Serialize};
+
 use super::network::Network;
 use super::race::Difference;
+use super::sequential::Compressed;
 use super::snapshots::Snapshots;
 use super::{Allocation, Effort, Problem};
 use crate::error::{Error, Result};
@@ -24,8 +27,14 @@ const BOUNDS: (f64, f64) = (0.1, 30.0);
 /// Standard deviation of the logarithm of layers' ratios before anything is measured.
 const SPREAD: f64 = 1.0;
 
+/// Layers that are tried before it is asked whether changes are told from noise.
+const FIRST: usize = 5;
+
+/// Standard errors that the predicted changes of half of them must be.
+const CLEAR: f64 = 2.5;
+
 /// One change of one layer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Probe {
     layer: usize,
     /// The change of the loss by prediction.
@@ -37,7 +46,8 @@ pub struct Probe {
 }
 
 /// Tries every layer in the network of `allocation`, at about the same predicted change of the loss.
-/// `losses[layer][option]` are the predictions.
+/// `losses[layer][option]` are the predictions. `None` where the first layers show that such changes
+/// can't be told from the noise of the samples: what follows from them would be chance.
 ///
 /// # Errors
 /// When a network can't be run, or the run is interrupted.
@@ -47,16 +57,11 @@ pub fn probe(
     allocation: &Allocation,
     losses: &[Vec<f64>],
     effort: &mut Effort,
-) -> Result<Vec<Probe>> {
-    let Problem { quick: network, options, samples, limits, progress, .. } = problem;
-    let mut calibration = Snapshots::new(limits.snapshot_bytes);
-    let mut search = Snapshots::new(limits.snapshot_bytes);
+) -> Result<Option<Vec<Probe>>> {
+    let Problem { quick: network, options, limits, progress, .. } = problem;
     let choices = Network::choices(options, allocation);
-    let base = network.compress(&choices, &network.dense(), &mut Snapshots::new(0), effort)?;
-    let runs = 0..samples.runs();
-    let none = &mut Snapshots::new(0);
-    let before =
-        network.score(&base, samples, runs.clone(), scorer, options.len(), none, effort)?;
+    let mut place = Place::new(problem, scorer, allocation);
+    let before = place.losses(None, effort)?;
     effort.evaluations += 1;
     let total: f64 = allocation.iter().zip(losses).map(|(&o, losses)| losses[o]).sum();
     let mut probes = Vec::new();
@@ -70,19 +75,77 @@ pub fn probe(
         let Some((option, predicted)) = change(&losses[l], allocation[l], CHANGE * total) else {
             continue;
         };
-        let mut choices = choices.clone();
-        choices[l] = options[l].options[option].choice;
-        let changed = network.compress(&choices, &base, &mut calibration, effort)?;
-        let runs = runs.clone();
-        let after = network.score(&changed, samples, runs, scorer, l, &mut search, effort)?;
+        let after = place.losses(Some((l, option)), effort)?;
         effort.evaluations += 1;
-        let Difference { mean: measured, error } = Difference::of(&after.losses, &before.losses);
+        let Difference { mean: measured, error } = Difference::of(&after, &before);
         log::debug!(target: "search", "{}: {:?} for {:?}: {measured:+.5} +- {error:.5}, predicted \
-             {predicted:+.5}", network.layers[l].name, changed.choices[l], base.choices[l]);
+             {predicted:+.5}", network.layers[l].name, options[l].options[option].choice, choices[l]);
         progress.step(effort.evaluations, &network.layers[l].name);
         probes.push(Probe { layer: l, predicted, measured, error });
+        if probes.len() == FIRST && hidden(&probes) {
+            return Ok(None);
+        }
     }
-    Ok(probes)
+    Ok(Some(probes))
+}
+
+/// The network in which layers are tried, built when a score is not known.
+struct Place<'a, 'm> {
+    problem: Problem<'a, 'm>,
+    scorer: &'a Scorer,
+    allocation: &'a Allocation,
+    base: Option<Compressed>,
+    calibration: Snapshots,
+    search: Snapshots,
+}
+
+impl<'a, 'm> Place<'a, 'm> {
+    fn new(problem: Problem<'a, 'm>, scorer: &'a Scorer, allocation: &'a Allocation) -> Self {
+        let room = || Snapshots::new(problem.limits.snapshot_bytes);
+        Self { problem, scorer, allocation, base: None, calibration: room(), search: room() }
+    }
+
+    /// The losses of the network on all samples, with one layer changed or none.
+    fn losses(&mut self, change: Option<(usize, usize)>, effort: &mut Effort) -> Result<Vec<f64>> {
+        let Problem { quick: network, options, samples, cache, .. } = self.problem;
+        let mut allocation = self.allocation.clone();
+        if let Some((l, option)) = change {
+            allocation[l] = option;
+        }
+        let choices = Network::choices(options, &allocation);
+        let name = format!("quick {allocation:?}");
+        if let Some(losses) = cache.get(&name).filter(|losses| losses.len() == samples.len()) {
+            return Ok(losses);
+        }
+        let runs = 0..samples.runs();
+        let base = match self.base.take() {
+            Some(base) => base,
+            None => {
+                let choices = Network::choices(options, self.allocation);
+                network.compress(&choices, &network.dense(), &mut Snapshots::new(0), effort)?
+            }
+        };
+        let score = match change {
+            None => {
+                let (last, none) = (options.len(), &mut Snapshots::new(0));
+                network.score(&base, samples, runs, self.scorer, last, none, effort)?
+            }
+            Some((l, _)) => {
+                let changed = network.compress(&choices, &base, &mut self.calibration, effort)?;
+                let kept = &mut self.search;
+                network.score(&changed, samples, runs, self.scorer, l, kept, effort)?
+            }
+        };
+        self.base = Some(base);
+        cache.put(name, &score.losses);
+        Ok(score.losses)
+    }
+}
+
+/// Whether noise hides the changes of half of the probes.
+fn hidden(probes: &[Probe]) -> bool {
+    let clear = |p: &&Probe| p.predicted.abs() > CLEAR * p.error;
+    2 * probes.iter().filter(clear).count() < probes.len()
 }
 
 /// The option of a layer whose loss is about `wanted` above that of option `now`, or below where that
@@ -158,6 +221,12 @@ mod tests {
             before = believed;
         }
         assert!(before < 0.4, "{before}");
+    }
+
+    #[test]
+    fn noise_hides_small_changes() {
+        assert!(!hidden(&probes(&[1.0; 5], 0.01)));
+        assert!(hidden(&probes(&[1.0; 5], 0.02)));
     }
 
     #[test]

@@ -29,6 +29,16 @@ impl Difference {
         self.mean > 3.0 * self.error
     }
 
+    /// Whether a difference taken on `done` of `all` samples is very unlikely (one in twenty) to end
+    /// below zero by more than its standard error: the rest would have to differ from what was seen.
+    #[must_use]
+    pub fn is_hopeless(&self, done: usize, all: usize) -> bool {
+        let share = (done as f64 / all.max(1) as f64).min(1.0);
+        // Standard error in the end, and of what the mean will be then.
+        let (last, ahead) = (self.error * share.sqrt(), self.error * (1.0 - share).sqrt());
+        self.mean + last > 1.645 * ahead
+    }
+
     /// Whether the difference is below zero by more than its standard error.
     #[must_use]
     pub fn is_better(&self) -> bool {
@@ -50,5 +60,16 @@ mod tests {
         assert!(difference.is_worse());
         assert!(!difference.is_better() && Difference::of(&others, &losses).is_better());
         assert!(!Difference::of(&losses[..1], &others).is_worse());
+    }
+
+    /// Of candidates that would end clearly better, few are given up on the way.
+    #[test]
+    fn hope_lasts_while_there_is_a_chance() {
+        let at = |mean: f64, error: f64| Difference { mean, error };
+        assert!(!at(0.5, 1.0).is_hopeless(250, 1000), "half an error above zero says little");
+        assert!(at(1.5, 1.0).is_hopeless(250, 1000));
+        assert!(at(0.5, 1.0).is_hopeless(900, 1000));
+        assert!(!at(-2.0, 1.0).is_hopeless(900, 1000));
+        assert!(!at(f64::NAN, f64::INFINITY).is_hopeless(1, 1000));
     }
 }

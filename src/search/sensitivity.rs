@@ -23,7 +23,7 @@ pub fn sensitivities(
     scorer: &Scorer,
     effort: &mut Effort,
 ) -> Result<Vec<f64>> {
-    let Problem { network, options, budget, samples, limits, progress, .. } = problem;
+    let Problem { network, options, budget, samples, cache, limits, progress, .. } = problem;
     let full = budget.cost(options, &vec![0; options.len()]).max(1);
     let share = budget.limit as f64 / full as f64;
     let mut snapshots = Snapshots::new(limits.snapshot_bytes);
@@ -45,12 +45,22 @@ pub fn sensitivities(
             measured.push(None);
             continue;
         };
-        let alone = network.alone(l, choice)?;
-        let score = network.score(&alone, samples, 0..runs, scorer, l, &mut snapshots, effort)?;
+        let name = format!("alone {l} {choice:?}");
+        let losses = match cache.get(&name) {
+            Some(losses) => losses,
+            None => {
+                let alone = network.alone(l, choice)?;
+                let (runs, kept) = (0..runs, &mut snapshots);
+                let score = network.score(&alone, samples, runs, scorer, l, kept, effort)?;
+                cache.put(name, &score.losses);
+                score.losses
+            }
+        };
+        let loss = losses.iter().sum::<f64>() / losses.len().max(1) as f64;
         effort.evaluations += 1;
-        measured.push(Some(score.mean_loss().max(0.0) / probe.error));
-        log::debug!(target: "search", "{} alone: {:?}, error {:.4}, loss {:.5}",
-            network.layers[l].name, choice, probe.error, score.mean_loss());
+        measured.push(Some(loss.max(0.0) / probe.error));
+        log::debug!(target: "search", "{} alone: {:?}, error {:.4}, loss {loss:.5}",
+            network.layers[l].name, choice, probe.error);
         progress.step(l as u64 + 1, &network.layers[l].name);
     }
     let known: Vec<f64> = measured.iter().flatten().copied().collect();

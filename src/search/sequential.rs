@@ -107,7 +107,8 @@ impl Network<'_> {
             }
             changed = true;
             let moments = self.moments_before(l, &network.evaluator, calibration, &mut states)?;
-            if l == first {
+            // Of use only if all of them are held.
+            if l == first && states.iter().map(State::byte_len).sum::<usize>() <= snapshots.room() {
                 for (run, state) in states.iter().enumerate() {
                     snapshots.keep(first, run, state.clone());
                 }

@@ -14,9 +14,11 @@ pub enum Resource {
     Params,
     /// Multiply-accumulates for one sample.
     Macs,
+    /// Time of one sample in the runtime.
+    Latency,
 }
 
-named!(Resource { Bytes = "bytes", Params = "params", Macs = "macs" });
+named!(Resource { Bytes = "bytes", Params = "params", Macs = "macs", Latency = "latency" });
 
 impl Resource {
     /// The amount of this resource in a cost.
@@ -26,6 +28,7 @@ impl Resource {
             Self::Bytes => cost.bytes,
             Self::Params => cost.params,
             Self::Macs => cost.macs,
+            Self::Latency => cost.nanoseconds,
         }
     }
 }

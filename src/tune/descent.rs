@@ -128,6 +128,9 @@ pub struct History {
     pub losses: Vec<f64>,
     /// Losses of states, the first one before any step.
     pub scores: Vec<Judgement>,
+    /// Steps made when each of them was scored.
+    #[serde(default)]
+    pub at: Vec<usize>,
     /// That of the state which is kept.
     pub best: Option<Judgement>,
     /// Times that training went back after numbers that were not finite.
@@ -160,7 +163,8 @@ pub fn descend(
         None => {
             let first = (descent.score)(parameters)?;
             let values = values(parameters);
-            let history = History { scores: vec![first], best: Some(first), ..History::default() };
+            let (scores, best) = (vec![first], Some(first));
+            let history = History { scores, at: vec![0], best, ..History::default() };
             State {
                 best: values.clone(),
                 held: (first, values.clone()),
@@ -226,6 +230,7 @@ pub fn descend(
             let loss = sum / since as f64;
             state.history.losses.push(loss);
             state.history.scores.push(score);
+            state.history.at.push(step);
             let held = score.held;
             progress.step(step as u64, &format!("loss {loss:.4}, score {held:.4}"));
             log::info!(target: "tune",

@@ -4,8 +4,10 @@ mod compare;
 mod inputs;
 mod latency;
 mod samples;
+mod table;
 #[cfg(test)]
 mod tests;
+mod timing;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,6 +28,8 @@ use crate::tract::{from_tract, guarded, to_tract};
 pub use compare::{Agreement, Difference};
 pub use inputs::{concrete_shapes, guessed_shapes, random_inputs};
 pub use latency::{Latency, latency};
+pub use table::{LatencyTable, Point};
+pub use timing::nanoseconds;
 
 /// The runtime's name in reports and errors.
 pub const RUNTIME: &str = "tract";

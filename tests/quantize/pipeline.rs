@@ -13,7 +13,7 @@ use onnx_bsr::report::{Action, Report};
 use super::path;
 
 fn source(name: &str) -> DataSource {
-    DataSource { path: path(name), labels: None, preprocess: Preprocess::default() }
+    DataSource { path: path(name), arrays: None, labels: None, preprocess: Preprocess::default() }
 }
 
 fn request(folder: &Path, options: Options) -> Request {
@@ -25,8 +25,11 @@ fn request(folder: &Path, options: Options) -> Request {
         train: None,
         resume: None,
         shapes: Vec::new(),
+        report: None,
+        command: Vec::new(),
         save_plan: Some(folder.join("plan.json")),
         force: false,
+        file_metric: None,
         options: Options {
             search: SearchMode::Start,
             calibration_samples: 200,

@@ -1,4 +1,5 @@
 mod arrays;
+mod held;
 mod hostile;
 mod images;
 
