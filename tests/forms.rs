@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use onnx_bsr::eval::Evaluator;
+use onnx_bsr::graph;
 use onnx_bsr::layer::{Filter, find, prepare};
 use onnx_bsr::onnx::Model;
 use onnx_bsr::quantize;
@@ -187,4 +188,42 @@ fn a_refusal_names_what_is_in_the_way() {
     let run = run("tied_embedding", &["--ratio", "2"]);
     assert_eq!(run.code, 1);
     assert!(run.error.contains("shared with another node"), "{}", run.error);
+}
+
+/// Rows of numbers as an array file.
+fn rows(path: &Path, rows: usize, columns: usize) {
+    let header =
+        format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {columns}), }}");
+    let header = format!("{header:<117}\n");
+    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+    bytes.extend((header.len() as u16).to_le_bytes());
+    bytes.extend(header.as_bytes());
+    for i in 0..rows * columns {
+        bytes.extend((((i * 37) % 101) as f32 / 50.0 - 1.0).to_le_bytes());
+    }
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn samples_that_change_each_other_run_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data.npy");
+    rows(&data, 24, 32);
+    // A scan over the samples, and a branch that their sum decides.
+    for name in ["scan_weights", "if_weights"] {
+        let run = run(name, &["--quantize", "int8", "--data", data.to_str().unwrap()]);
+        assert_eq!(run.code, 0, "{name}: {}", run.error);
+        let difference = run.report["validation"]["max_relative_difference"].as_f64().unwrap();
+        assert!(difference < 1e-4, "{name}: {difference}");
+        let cosine = run.report["metric"]["written"].as_f64().unwrap();
+        let original = run.report["metric"]["original"].as_f64().unwrap();
+        assert!(
+            (cosine - original).abs() < 0.02 * original.abs(),
+            "{name}: {}",
+            run.report["metric"]
+        );
+        // The file takes any batch again.
+        let dims = graph::inputs(&run.output.unwrap()).unwrap();
+        assert_eq!(dims[0].shape, [None, Some(32)]);
+    }
 }

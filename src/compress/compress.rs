@@ -191,7 +191,10 @@ impl Job {
             Some(reason) => {
                 result::unrun(request, model, &output, &plan, reason, judged, progress)?
             }
-            None => result::write(request, model, &output, &plan, sample, proof, judged, progress)?,
+            None => {
+                let staged = (&output, &*self.alone);
+                result::write(request, model, staged, &plan, sample, proof, judged, progress)?
+            }
         };
         report.model.bytes = self.bytes;
         report.warnings.splice(0..0, self.warnings.iter().cloned());

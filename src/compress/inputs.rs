@@ -7,7 +7,7 @@ use crate::eval::{Batches, Evaluator, part};
 use crate::graph::{self, InputSpec};
 use crate::onnx::Model;
 use crate::tensor::Tensor;
-use crate::validate::{concrete_shapes, guessed_shapes, random_inputs};
+use crate::validate::{Agreement, concrete_shapes, guessed_shapes, random_inputs};
 
 /// What a compression works with besides the model.
 pub(super) struct Inputs {
@@ -70,6 +70,27 @@ impl Inputs {
         Ok(Self { parts: None, sample: Vec::new(), warnings, unrunnable: Some(reason) })
     }
 }
+
+/// Whether samples have the same outputs in one run as on their own.
+///
+/// # Errors
+/// When a sample can't be run on its own.
+pub(super) fn are_independent(model: &Model, parts: &Parts) -> Result<bool> {
+    let evaluator = Evaluator::new(model)?;
+    if evaluator.batches().fixed.is_some() || parts.calibration.len() < 2 {
+        return Ok(true);
+    }
+    let both = parts.data.batch(&parts.calibration[..2])?;
+    let first = parts.data.batch(&parts.calibration[..1])?;
+    let one = evaluator.per_sample(evaluator.run(first)?, 1)?;
+    let together = evaluator.run(both).and_then(|outputs| evaluator.per_sample(outputs, 2));
+    let Ok(together) = together else { return Ok(false) };
+    let part: Vec<Tensor> = together.iter().map(|t| t.slice_batch(0, 1)).collect();
+    Ok(Agreement::between(&one, &part).is_ok_and(|a| a.max_relative_difference() < TOGETHER))
+}
+
+/// Relative difference of outputs that another order of sums may make.
+const TOGETHER: f64 = 1e-3;
 
 /// Extents that open dims are tried with.
 const EXTENTS: [usize; 7] = [64, 16, 128, 224, 8, 32, 1];

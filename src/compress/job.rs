@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::choose::{Found, Ground, bits_alone};
 use super::gentle::{Dense, Whole};
-use super::inputs::Inputs;
+use super::inputs::{Inputs, are_independent};
 use super::parts::Parts;
 use super::result::Proof;
 use super::statistics::{calibrate, is_whole, plain};
@@ -14,8 +14,10 @@ use super::target::is_one_place;
 use super::{FileMetric, Request, check_output};
 use crate::error::{Error, Result};
 use crate::eval::Evaluator;
+use crate::graph;
 use crate::layer::{Filter, Layer, find, prepare};
 use crate::onnx::Model;
+use crate::onnx::proto::tensor_shape_proto::dimension::Value as Extents;
 use crate::options::Options;
 use crate::progress::Progress;
 use crate::quantize;
@@ -40,6 +42,8 @@ pub(super) struct Job {
     pub warnings: Vec<String>,
     /// The user's metric of the file that was read.
     pub judged: Option<f64>,
+    /// Inputs whose batch is pinned to one sample here, with what the file has.
+    pub alone: Vec<(String, Option<Extents>)>,
     /// Whether weights had 16 bits, and are stored so again.
     halves: bool,
     /// Seconds that reading took.
@@ -84,6 +88,11 @@ impl Job {
         if prepared.functions {
             warnings.push("local functions gave way to the nodes they stand for".to_owned());
         }
+        // The evaluator runs several samples at once, unless these change each other's outputs.
+        let alone = match &parts {
+            Some(parts) if !are_independent(&model, parts)? => graph::pin_batch(&mut model),
+            _ => Vec::new(),
+        };
         let of_file = |metric: &Arc<dyn FileMetric>| metric.value(&request.input, progress);
         let judged = request.file_metric.as_ref().map(of_file).transpose()?;
         let seconds = begin.elapsed().as_secs_f64();
@@ -96,6 +105,7 @@ impl Job {
             unrunnable,
             warnings,
             judged,
+            alone,
             halves,
             seconds,
         })

@@ -12,6 +12,7 @@ use crate::graph;
 use crate::layer::{self, Extent, Filter, Layer, find};
 use crate::linalg::Matrix;
 use crate::onnx::Model;
+use crate::onnx::proto::tensor_shape_proto::dimension::Value as Extents;
 use crate::options::{Options, Target};
 use crate::progress::Progress;
 use crate::quantize;
@@ -82,14 +83,15 @@ const TIMING: f64 = 0.95;
 const LEVEL: f64 = 0.05;
 
 /// Puts the result beside the output, proves it in tract, and only then puts it in place. The
-/// report's search and layers are still empty. `judged` is the user's metric of the original.
+/// report's search and layers are still empty. `judged` is the user's metric of the original. The result
+/// may have pinned batches, which the written file has not.
 ///
 /// # Errors
 /// When the result can't be written or run; nothing is in place then.
 pub(super) fn write(
     request: &Request,
     model: &Model,
-    result: &Model,
+    (pinned, alone): (&Model, &[(String, Option<Extents>)]),
     plan: &Plan,
     sample: &[Tensor],
     proof: Option<Proof<'_>>,
@@ -99,6 +101,9 @@ pub(super) fn write(
     if progress.interrupted() {
         return Err(Error::Interrupted);
     }
+    let mut result = pinned.clone();
+    graph::restore_batch(&mut result, alone);
+    let result = &result;
     // A file in a folder of its own: external data keep their place beside it.
     let folder = request.output.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new("."));
     let fault = |source| Error::Write { path: request.output.clone(), source };
@@ -142,7 +147,7 @@ pub(super) fn write(
         }
         (Err(error), Ok(_)) => return Err(error),
     };
-    let evaluator = Evaluator::new(result)?;
+    let evaluator = Evaluator::new(pinned)?;
     let slow = plan.quantization.as_ref().is_some_and(|q| q.form.takes_long());
     let (agreement, samples, metric) = match proof {
         Some(Proof { data, indices, scorer, mut metric, .. }) => {

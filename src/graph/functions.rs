@@ -25,11 +25,12 @@ pub fn inline_functions(model: &mut Model) -> Result<bool> {
         return Ok(false);
     }
     let functions = std::mem::take(&mut model.proto.functions);
+    let all = functions.clone();
     let mut inliner = Inliner {
         names: NameAllocator::new(model.graph()),
         functions: functions
             .iter()
-            .filter(|function| fits(function, model))
+            .filter(|function| fits(function, model) && is_closed(function))
             .map(|f| ((domain(f.domain()), f.name(), f.overload()), f))
             .collect(),
         constants: HashMap::new(),
@@ -57,9 +58,18 @@ pub fn inline_functions(model: &mut Model) -> Result<bool> {
                     model.proto.opset_import.push(import);
                 }
             }
+            let mut called = HashSet::new();
+            model.graph().node.iter().for_each(|node| calls_in(node, &mut called));
             let mut gone = gone.into_iter();
             let mut functions = functions;
-            functions.retain(|_| !gone.next().unwrap_or(false));
+            functions.retain(|f| {
+                !gone.next().unwrap_or(false)
+                    || called.contains(&(f.domain().to_owned(), f.name().to_owned()))
+            });
+            // What a function that stays calls has to stay too.
+            if !functions.is_empty() {
+                functions = all;
+            }
             model.proto.functions = functions;
             Ok(calls > 0)
         }
@@ -103,7 +113,9 @@ impl<'f> Inliner<'f> {
             }
             let key = (domain(node.domain()), node.op_type(), node.overload());
             // Keys borrow from the functions, not from the node.
-            match self.functions.get(&key).copied() {
+            let function = self.functions.get(&key).copied();
+            // A call for more outputs than there are is left to whoever runs it.
+            match function.filter(|f| node.output.len() <= f.output.len()) {
                 Some(function) => {
                     self.calls += 1;
                     let nodes = self.call(function, &node, main);
@@ -233,6 +245,24 @@ fn fits(function: &FunctionProto, model: &Model) -> bool {
     function.opset_import.iter().all(|import| {
         model.opset(import.domain()).is_none_or(|version| version == import.version())
     })
+}
+
+/// Domains and operators of a node and of those in its bodies.
+fn calls_in(node: &NodeProto, found: &mut HashSet<(String, String)>) {
+    found.insert((node.domain().to_owned(), node.op_type().to_owned()));
+    super::names::bodies(node).flat_map(|body| &body.node).for_each(|n| calls_in(n, found));
+}
+
+/// Whether all that a function reads and yields is an input or made by one of its nodes.
+fn is_closed(function: &FunctionProto) -> bool {
+    let made = function.node.iter().flat_map(|node| &node.output);
+    let known: HashSet<&str> =
+        function.input.iter().chain(made).map(String::as_str).chain([""]).collect();
+    function.output.iter().all(|output| known.contains(output.as_str()))
+        && function.node.iter().all(|node| {
+            let reads = node.input.iter().map(String::as_str);
+            reads.chain(super::names::captured(node)).all(|name| known.contains(name))
+        })
 }
 
 fn domain(name: &str) -> &str {

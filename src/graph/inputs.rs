@@ -1,5 +1,7 @@
 //! What a model asks for.
 
+use std::collections::HashSet;
+
 use crate::error::{Error, Result};
 use crate::onnx::proto::{tensor_shape_proto::dimension, type_proto};
 use crate::onnx::{Model, ValueInfoProto, data_type_from_code, data_type_name};
@@ -62,6 +64,43 @@ fn spec(input: &ValueInfoProto) -> Result<InputSpec> {
         })
         .collect();
     Ok(InputSpec { name: input.name().to_owned(), data_type, shape })
+}
+
+/// Has every input that leaves its batch open take one sample at a time. Returns the names of these
+/// inputs with what was there, for [`restore_batch`].
+pub fn pin_batch(model: &mut Model) -> Vec<(String, Option<dimension::Value>)> {
+    let graph = model.graph_mut();
+    let constants: HashSet<&str> = graph.initializer.iter().map(|t| t.name()).collect();
+    let mut pinned = Vec::new();
+    for input in graph.input.iter_mut().filter(|i| !constants.contains(i.name())) {
+        let name = input.name().to_owned();
+        if let Some(value) = batch_of(input)
+            && !matches!(value, Some(dimension::Value::DimValue(n)) if *n >= 0)
+        {
+            pinned.push((name, value.replace(dimension::Value::DimValue(1))));
+        }
+    }
+    pinned
+}
+
+/// Undoes [`pin_batch`].
+pub fn restore_batch(model: &mut Model, pinned: &[(String, Option<dimension::Value>)]) {
+    for input in &mut model.graph_mut().input {
+        let before = pinned.iter().find(|(name, _)| name == input.name());
+        if let (Some((_, before)), Some(value)) = (before, batch_of(input)) {
+            value.clone_from(before);
+        }
+    }
+}
+
+/// The extent of an input's first axis.
+fn batch_of(input: &mut ValueInfoProto) -> Option<&mut Option<dimension::Value>> {
+    match input.r#type.as_mut()?.value.as_mut()? {
+        type_proto::Value::TensorType(tensor) => {
+            tensor.shape.as_mut()?.dim.first_mut().map(|dim| &mut dim.value)
+        }
+        _ => None,
+    }
 }
 
 /// The outputs of the model's graph whose type is known to be a tensor's; where the model states no

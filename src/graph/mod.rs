@@ -17,7 +17,7 @@ pub use edit::{
 pub use fold::fold_addition;
 pub use functions::inline_functions;
 pub use hoist::{body_nodes, hoist_constants};
-pub use inputs::{InputSpec, inputs, outputs};
+pub use inputs::{InputSpec, inputs, outputs, pin_batch, restore_batch};
 pub use links::{Consumer, Links};
 pub use names::{NameAllocator, captured, fresh_name};
 

@@ -54,10 +54,13 @@ fn dense(model: &mut Model) -> Result<usize> {
         let name = s.values.as_ref()?.name().to_owned();
         Some((name, s))
     });
-    let nodes = graph.node.iter().filter(|n| n.op_type() == "Constant").filter_map(|n| {
-        let sparse = n.attribute("sparse_value")?.sparse_tensor.as_ref()?;
-        Some((n.output.first()?.clone(), sparse))
-    });
+    let nodes =
+        graph.node.iter().filter(|n| n.op_type() == "Constant" && n.output.len() == 1).filter_map(
+            |n| {
+                let sparse = n.attribute("sparse_value")?.sparse_tensor.as_ref()?;
+                Some((n.output.first()?.clone(), sparse))
+            },
+        );
     for (name, sparse) in initializers.chain(nodes) {
         if let Some(tensor) = densified(model, sparse)? {
             made.insert(name.clone(), TensorProto::from_tensor(&name, &tensor));
@@ -140,7 +143,8 @@ fn reform(model: &mut Model, widen: bool) -> Result<usize> {
 fn reformed(model: &Model, index: usize, widen: bool) -> Result<Option<(String, Tensor, bool)>> {
     let graph = model.graph();
     let node = &graph.node[index];
-    if !matches!(node.domain(), "" | "ai.onnx") || !FORMS.contains(&node.op_type()) {
+    let plain = matches!(node.domain(), "" | "ai.onnx") && node.output.len() == 1;
+    if !plain || !FORMS.contains(&node.op_type()) {
         return Ok(None);
     }
     let (Some(source), Some(output)) = (node.input.first(), node.output.first()) else {
