@@ -44,7 +44,7 @@ pub(super) fn fit(
         pre.channels == ChannelOrder::Bgr && is_float(spec.data_type) && sample.len() == 3;
     if reverse_channels && channels != 3 {
         return Err(Error::Option {
-            option: "--bgr".to_owned(),
+            option: "--channels bgr".to_owned(),
             reason: format!("input `{}` has {channels} channels, not 3", spec.name),
         });
     }
