@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::time::Instant;
 
+use super::account;
 use super::choose::{Found, choose, search_report};
 use super::gentle::{self, Dense};
 use super::job::{Job, Judge, Shared};
@@ -210,7 +211,7 @@ impl Job {
         report.ratio.reached = Some(reached(&report, options.target));
         let searched = options.factorizes();
         report.search = searched.then(|| search_report(options, &found, network.layers.len()));
-        result::fill_layers(
+        account::fill_layers(
             &mut report,
             layers,
             &whole.layers,
@@ -221,7 +222,7 @@ impl Job {
         );
         report.quantization = quantized;
         quantization::fill_report(&mut report, layers, &plan, options);
-        result::check_targets(&mut report, options);
+        account::check_targets(&mut report, options);
         if options.ratio.is_none()
             && options.max_drop.is_some()
             && found.choices.iter().all(Option::is_none)

@@ -1,5 +1,6 @@
 //! What the program does, one function per command.
 
+mod account;
 mod bench;
 mod check;
 mod choose;

@@ -13,6 +13,7 @@ use crate::progress::Progress;
 
 mod beam;
 mod cache;
+mod calibration;
 mod experience;
 mod gradients;
 mod moves;

@@ -1,0 +1,113 @@
+//! What the layers see and yield in the original, on calibration samples.
+
+use rayon::prelude::*;
+
+use super::network::{Network, cut, lanes};
+use super::samples::Samples;
+use crate::error::{Error, Result};
+use crate::eval::Evaluator;
+use crate::eval::moments::Sums;
+use crate::graph::Links;
+use crate::layer::{Positions, Rows};
+
+impl Network<'_> {
+    /// Runs the original on `samples` and keeps the layers' targets and moments.
+    ///
+    /// # Errors
+    /// When the model can't be run.
+    pub fn calibrate(&mut self, samples: Samples) -> Result<()> {
+        let names = self.observed();
+        let observed: Vec<&str> =
+            names.iter().flat_map(|(x, t)| [x.as_str(), t.as_str()]).collect();
+        let original = Evaluator::observing(self.model, &observed)?;
+        let id = |name: &str| {
+            original.value(name).ok_or_else(|| Error::InvalidModel {
+                reason: format!("value `{name}` is constant"),
+            })
+        };
+        let ids: Vec<(usize, usize)> =
+            names.iter().map(|(x, t)| Ok((id(x)?, id(t)?))).collect::<Result<_>>()?;
+        let positions: Vec<Positions> =
+            (0..self.layers.len()).map(|l| self.positions(l, samples.len())).collect();
+        let lanes: Vec<(Vec<Vec<Sums>>, Vec<Vec<Rows>>)> = lanes(samples.runs())
+            .into_par_iter()
+            .map(|runs| {
+                let mut sums: Vec<Vec<Sums>> =
+                    (0..self.layers.len()).map(|l| self.sums(l)).collect();
+                let mut targets: Vec<Vec<Rows>> = vec![Vec::new(); self.layers.len()];
+                for run in runs {
+                    let mut state = original.start(samples.inputs(run, &original)?)?;
+                    original.advance(&mut state, usize::MAX)?;
+                    let range = samples.range(run);
+                    for (l, (x, t)) in ids.iter().enumerate() {
+                        let get = |id: usize| {
+                            let tensor = original.get(&state, id).ok_or_else(|| self.lost(l))?;
+                            Ok::<_, Error>(cut(&tensor, range.len()))
+                        };
+                        let (x, t) = (get(*x)?, get(*t)?);
+                        let first = range.start as u64;
+                        let x = self.rows(l, &x, first, &positions[l], true)?;
+                        let t = self.rows(l, &t, first, &positions[l], false)?;
+                        for (sums, (x, t)) in sums[l].iter_mut().zip(x.groups.iter().zip(&t.groups))
+                        {
+                            sums.add(x, t).map_err(|source| self.fault(l, source))?;
+                        }
+                        targets[l].push(t);
+                    }
+                }
+                Ok((sums, targets))
+            })
+            .collect::<Result<_>>()?;
+        let mut totals: Vec<Vec<Sums>> = (0..self.layers.len()).map(|l| self.sums(l)).collect();
+        self.targets = vec![Vec::new(); self.layers.len()];
+        for (sums, targets) in lanes {
+            for (l, (sums, targets)) in sums.iter().zip(targets).enumerate() {
+                for (total, sums) in totals[l].iter_mut().zip(sums) {
+                    total.merge(sums).map_err(|source| self.fault(l, source))?;
+                }
+                self.targets[l].extend(targets);
+            }
+        }
+        self.moments = totals
+            .into_iter()
+            .enumerate()
+            .map(|(l, groups)| self.moments_of(l, groups))
+            .collect::<Result<_>>()?;
+        if self.moments.iter().zip(&self.layers).any(|(m, l)| {
+            l.map.as_ref().is_some_and(|map| m.len() != map.groups)
+                || m.iter().any(|m| {
+                    !m.xx.mean_variance().is_finite() || m.tx.iter().any(|v| !v.is_finite())
+                })
+        }) {
+            return Err(Error::DataMismatch {
+                reason: "the model's values on this data are not finite".to_owned(),
+            });
+        }
+        self.calibration = Some(samples);
+        Ok(())
+    }
+
+    /// Names of every layer's input and of what it is to yield: its output, or the sum that its
+    /// output is added to where the evaluator computes both together.
+    pub(super) fn observed(&self) -> Vec<(String, String)> {
+        let graph = self.model.graph();
+        let links = Links::new(graph);
+        self.layers
+            .iter()
+            .zip(&self.steps)
+            .map(|(layer, &step)| {
+                let node = &graph.node[layer.node];
+                let data = layer.map.as_ref().map_or(0, |m| m.data_input());
+                let x = node.input.get(data).cloned().unwrap_or_default();
+                let mut t = node.output.first().cloned().unwrap_or_default();
+                if self.evaluator.residual_of(step)
+                    && let Some(add) = links.sole_consumer(&t)
+                    && let Some(sum) = graph.node[add.node].output.first()
+                {
+                    t = sum.clone();
+                }
+                (x, t)
+            })
+            .collect()
+    }
+}
