@@ -142,7 +142,7 @@ pub enum Error {
         reason: String,
     },
     /// The user interrupted the run.
-    #[error("interrupted; nothing was written")]
+    #[error("interrupted; what was not complete was not written")]
     Interrupted,
 }
 
