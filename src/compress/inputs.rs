@@ -80,15 +80,15 @@ pub(super) fn are_independent(model: &Model, parts: &Parts) -> Result<bool> {
     if evaluator.batches().fixed.is_some() || parts.calibration.len() < 2 {
         return Ok(true);
     }
-    let both = parts.data.batch(&parts.calibration[..2])?;
-    let together = evaluator.run(both).and_then(|outputs| evaluator.per_sample(outputs, 2));
+    let few = &parts.calibration[..parts.calibration.len().min(TRIED)];
+    let all = parts.data.batch(few)?;
+    let together = evaluator.run(all).and_then(|outputs| evaluator.per_sample(outputs, few.len()));
     let Ok(together) = together else { return Ok(false) };
-    // The first may know nothing of the second, and yet the second of the first.
-    for sample in 0..2 {
-        let own = parts.data.batch(&parts.calibration[sample..=sample])?;
+    // Each against its own: the first may know nothing of those that follow, and yet these of it.
+    for (at, sample) in few.iter().enumerate() {
+        let own = parts.data.batch(&[*sample])?;
         let own = evaluator.per_sample(evaluator.run(own)?, 1)?;
-        let part: Vec<Tensor> =
-            together.iter().map(|t| t.slice_batch(sample, sample + 1)).collect();
+        let part: Vec<Tensor> = together.iter().map(|t| t.slice_batch(at, at + 1)).collect();
         let agreement = Agreement::between(&own, &part);
         if !agreement.is_ok_and(|a| a.max_relative_difference() < TOGETHER) {
             return Ok(false);
@@ -96,6 +96,9 @@ pub(super) fn are_independent(model: &Model, parts: &Parts) -> Result<bool> {
     }
     Ok(true)
 }
+
+/// Samples that are run together and alone.
+const TRIED: usize = 8;
 
 /// Relative difference of outputs that another order of sums may make.
 const TOGETHER: f64 = 1e-3;
