@@ -44,7 +44,10 @@ const drawn = (page) => page.evaluate(() => [...document.querySelectorAll("canva
 const rows = async (page, title, summary) => {
   const section = page.locator("section", { has: page.locator("h2", { hasText: new RegExp(`^${title}$`) }) });
   if (summary) await section.locator("summary").nth(summary.nth ?? 0).click();
-  return section.locator("table").nth(summary ? summary.table ?? 0 : 0).locator("tbody tr").evaluateAll((list) =>
+  const found = section.locator("table").nth(summary ? summary.table ?? 0 : 0).locator("tbody tr");
+  // A table is made when it is opened, which takes a moment.
+  await found.first().waitFor();
+  return found.evaluateAll((list) =>
     list.map((row) => [...row.cells].map((cell) => cell.textContent)));
 };
 
