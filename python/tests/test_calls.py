@@ -21,6 +21,7 @@ COMMANDS = {
     "check": "check",
     "bench": "bench",
     "apply_plan": "apply",
+    "sweep": "sweep",
 }
 
 
@@ -155,7 +156,7 @@ def test_stubs_list_every_option():
     for name, command in COMMANDS.items():
         arguments = stubs[name].args
         listed = {a.arg for a in arguments.args + arguments.kwonlyargs}
-        fixed = {"model", "output", "a", "b", "plan", "progress"}
+        fixed = {"model", "output", "a", "b", "plan", "folder", "progress"}
         assert listed - fixed == set(flags(command)) - {"plan"}, name
         document = getattr(onnx_bsr, name).__doc__
         assert all(f"{keyword}: " in document for keyword in set(flags(command)) - listed), name
