@@ -9,7 +9,7 @@ use super::{common_inputs, warnings_of};
 use crate::error::Result;
 use crate::eval::Evaluator;
 use crate::graph;
-use crate::layer::{Filter, find};
+use crate::layer::{Filter, find, prepare};
 use crate::onnx::Model;
 use crate::options::Options;
 use crate::progress::Progress;
@@ -61,7 +61,9 @@ pub fn bench_table(
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<BenchTable> {
-    let model = Model::read(input)?;
+    let mut model = Model::read(input)?;
+    // As a compression has it, which looks its time up.
+    prepare(&mut model)?;
     let filter = Filter::new(&options.include, &options.exclude)?;
     let layers = find(&model, &filter)?;
     filter.check(&options.include, &options.exclude, &layers)?;
