@@ -149,7 +149,9 @@ fn eight_bits_wherever_weights_are() {
             assert_eq!(run.code, 0, "{name}: {}", run.error);
             let output = Evaluator::new(&output).unwrap().run(vec![x]).unwrap();
             let d = distance(&y, &output[0].to_f64_vec());
-            assert!(d < 0.05, "{name}: {d}");
+            // Eight bits of what had eight bits of mantissa lose a little more.
+            let most = if name == "stored_bfloat16" { 0.05 } else { 0.03 };
+            assert!(d < most, "{name}: {d}");
         }
         // Fused operators are left alone.
         if name != "fused" {
