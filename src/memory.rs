@@ -1,4 +1,4 @@
-//! Settings of the memory allocator that the programs use.
+//! Settings of the memory allocator that the programs use, and how much memory there is.
 
 use std::ffi::{c_int, c_long};
 
@@ -18,4 +18,26 @@ unsafe extern "C" {
 pub fn keep_freed() {
     // SAFETY: mimalloc is linked in, and takes options at any time.
     unsafe { mi_option_set(PURGE_DELAY, 1000) };
+}
+
+/// Bytes of memory that are free, or can be at once; none where the system doesn't tell. A bound of the group of
+/// processes that this one is in counts.
+#[must_use]
+pub fn available() -> Option<u64> {
+    let number = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
+    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let free = line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)?;
+    let bound = number("/sys/fs/cgroup/memory.max");
+    let used = number("/sys/fs/cgroup/memory.current").unwrap_or(0);
+    Some(bound.map_or(free, |bound| free.min(bound.saturating_sub(used))))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn there_is_some() {
+        assert!(super::available().is_some_and(|bytes| bytes > 1 << 20));
+    }
 }

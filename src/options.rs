@@ -63,6 +63,12 @@ pub struct Options {
     /// Folder where scores of networks are kept: a search that was interrupted, or that is repeated with
     /// other bounds, does not run again what it has scored. Default: none.
     pub cache_dir: Option<PathBuf>,
+    /// Bytes that the search may hold of values of networks that it has run; beyond them it runs again what it
+    /// needs. The result doesn't depend on it. Default: an eighth of the free memory, 768 MiB at most.
+    pub cache_bytes: Option<usize>,
+    /// Bytes of weights above which a model without data is read, decomposed and written one layer at a time,
+    /// and proven piece by piece. Default: 1 GB.
+    pub stream_above: usize,
     /// How ranks are chosen. Default: beam.
     pub search: SearchMode,
     /// What the factors are fitted to. Default: loss.
@@ -155,6 +161,8 @@ impl Default for Options {
             max_evals: None,
             time_limit: None,
             cache_dir: None,
+            cache_bytes: None,
+            stream_above: 1_000_000_000,
             search: SearchMode::Beam,
             statistics: Statistics::Loss,
             calibration_samples: 2000,

@@ -387,6 +387,20 @@ fn scores_outlast_an_interruption() {
     assert!(passes(&again) < passes(&resumed));
 }
 
+/// What the search has no room for it computes again, to the same bytes.
+#[test]
+fn memory_for_the_search_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (first, second) = (folder.path().join("a.onnx"), folder.path().join("b.onnx"));
+    let usual = compress(&request(&first, 4.0), &Silent).unwrap();
+    let mut tight = request(&second, 4.0);
+    tight.options.cache_bytes = Some(1);
+    let tight = compress(&tight, &Silent).unwrap();
+    assert_eq!(fs::read(&first).unwrap(), fs::read(&second).unwrap());
+    let evaluations = |report: &Report| report.search.as_ref().unwrap().evaluations;
+    assert_eq!(evaluations(&tight), evaluations(&usual));
+}
+
 /// From memory to memory the same is done as from file to file.
 #[test]
 fn memory_is_as_good_as_files() {

@@ -130,6 +130,13 @@ struct SearchArgs {
     /// Keep scores of networks in this folder, so that an interrupted search goes on where it was
     #[arg(long, value_name = "DIR")]
     cache_dir: Option<PathBuf>,
+    /// Memory for values that the search would else compute again [default: an eighth of what is free, at
+    /// most 768 MiB]
+    #[arg(long, value_name = "BYTES", value_parser = values::bytes)]
+    cache_bytes: Option<usize>,
+    /// Without --data, work on models whose weights take more bytes than this one layer at a time, like 500M
+    #[arg(long, value_name = "BYTES", default_value = "1G", value_parser = values::bytes)]
+    stream_above: usize,
     /// What factors are fitted to: none, whitened, centred, sequential, loss
     #[arg(long, value_name = "WHICH", default_value_t)]
     statistics: Statistics,
@@ -279,6 +286,8 @@ impl JobArgs {
                 max_evals: search.max_evals,
                 time_limit: search.time_limit,
                 cache_dir: search.cache_dir,
+                cache_bytes: search.cache_bytes,
+                stream_above: search.stream_above,
                 search: search.search,
                 statistics: search.statistics,
                 calibration_samples: search.calibration_samples,

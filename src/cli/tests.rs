@@ -51,7 +51,7 @@ fn every_flag_arrives() {
          --decay 0.5 --lr 0.01 --train-batch 32 --distill 0.25 --msr 0.5 --msr-power 1 --match a,b \
          --match-weight 0.5 --train-memory 64M --stages 2 --augment \
          flip,shift --resume st --report h --threads 2 --save-plan p --force --max-drop 1.5 --shape i=1x2 \
-         --latency-table lt --cache-dir cd --quantize int4 --rounding nearest --block 32 \
+         --latency-table lt --cache-dir cd --cache-bytes 3K --stream-above 5M --quantize int4 --rounding nearest --block 32 \
          --range entropy --signed --seven-bits --float-ends --json -vv",
     );
     let options = Options {
@@ -66,6 +66,8 @@ fn every_flag_arrives() {
         max_evals: Some(9),
         time_limit: Some(Duration::from_secs(120)),
         cache_dir: Some("cd".into()),
+        cache_bytes: Some(3000),
+        stream_above: 5_000_000,
         search: SearchMode::Start,
         statistics: Statistics::None,
         calibration_samples: 5,

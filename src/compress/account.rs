@@ -4,7 +4,6 @@ use std::collections::HashSet;
 
 use crate::factorize::Factors;
 use crate::layer::{Extent, Layer};
-use crate::linalg::Matrix;
 use crate::options::{Options, Target};
 use crate::report::{self, Action, Report};
 
@@ -46,7 +45,8 @@ fn entry(layer: &Layer, factors: Option<&Factors>, own_bias: bool, at: Extent) -
     };
     let params = match (&layer.map, factors) {
         (Some(map), Some(factors)) => {
-            let weights: usize = factors.groups.iter().flatten().map(Matrix::len).sum();
+            let dense = map.groups * map.rows * map.columns;
+            let weights = choice.map_or(dense, |choice| choice.params(map));
             let bias = match factors.bias.iter().any(|&v| v != 0.0) {
                 _ if !map.takes_bias() => layer.bias_params,
                 written => {

@@ -11,6 +11,7 @@ use super::statistics::{calibrate_for_search, plain, quick};
 use super::timing::Timed;
 use crate::error::{Error, Result};
 use crate::layer::{Filter, find};
+use crate::memory::available;
 use crate::onnx::Model;
 use crate::options::{Options, SearchMode, Target};
 use crate::progress::Progress;
@@ -22,8 +23,21 @@ use crate::search::{
     Prediction, Problem, Samples, ScoreCache, Snapshots,
 };
 
-/// Bytes of prefix states that the search may hold for each of its two sets of samples.
-const SNAPSHOT_BYTES: usize = 192 << 20;
+/// Bytes of prefix states that the search may hold, and the share of free memory, if that is less.
+const CACHE_BYTES: (usize, u64) = (768 << 20, 8);
+
+/// Sets of states that are held at the same time: of the samples for statistics and of those for scores, for
+/// the beam and for single layers.
+const SETS: usize = 4;
+
+/// Bytes of prefix states that each set may hold.
+fn snapshot_bytes(options: &Options) -> usize {
+    let usual = || {
+        let share = available().map_or(u64::MAX, |free| free / CACHE_BYTES.1);
+        usize::try_from(share).unwrap_or(usize::MAX).min(CACHE_BYTES.0)
+    };
+    options.cache_bytes.unwrap_or_else(usual) / SETS
+}
 
 /// What the search did, for the report.
 pub(super) fn search_report(options: &Options, found: &Found, layers: usize) -> report::Search {
@@ -70,18 +84,18 @@ pub(super) struct Found {
     pub spectra: Vec<Option<report::Spectrum>>,
     /// When the search began.
     pub begin: Instant,
-    mode: SearchMode,
+    pub mode: SearchMode,
     /// Samples that candidates were scored on.
-    samples: usize,
+    pub samples: usize,
     /// What it loses, where that was asked for.
     pub drop: Option<Drop>,
 }
 
 impl Found {
     /// Nothing is factorized.
-    fn nothing(dense: &Dense, stopped: &'static str) -> Self {
+    pub fn nothing(layers: usize, stopped: &'static str) -> Self {
         Self {
-            choices: vec![None; dense.layers.len()],
+            choices: vec![None; layers],
             compressed: None,
             effort: Effort { stopped, ..Effort::default() },
             experience: Experience::default(),
@@ -180,7 +194,7 @@ impl<'a> Ground<'a> {
             beam: options.beam,
             evaluations: options.evaluations(),
             deadline: options.time_limit.map(|limit| clock + limit),
-            snapshot_bytes: SNAPSHOT_BYTES,
+            snapshot_bytes: snapshot_bytes(options),
         };
         let quick = self.quick.as_ref().unwrap_or(network);
         let cache = &self.cache;
@@ -274,7 +288,7 @@ pub(super) fn choose<'a>(
 ) -> Result<(Found, Network<'a>)> {
     let clock = Instant::now();
     if !options.factorizes() {
-        return Ok((Found::nothing(dense, "no ratio"), plain(dense, whole, options)?));
+        return Ok((Found::nothing(dense.layers.len(), "no ratio"), plain(dense, whole, options)?));
     }
     if let Some(ratio) = options.ratio
         && let Some(found) = bits_alone(dense, whole, options, ratio)?
@@ -295,7 +309,10 @@ pub(super) fn choose<'a>(
         seconds.search = Some(clock.elapsed().as_secs_f64());
         let choices = Network::choices(&forms, &found);
         let spectra = spectra(&forms, &choices);
-        return Ok((Found { choices, spectra, ..Found::nothing(dense, "no data") }, network));
+        return Ok((
+            Found { choices, spectra, ..Found::nothing(dense.layers.len(), "no data") },
+            network,
+        ));
     };
     let ground = Ground::new(dense, whole, parts, options, progress)?;
     seconds.calibrate = Some(clock.elapsed().as_secs_f64());
@@ -307,8 +324,9 @@ pub(super) fn choose<'a>(
             Some(ground.choose(ratio, options.search, None, options, progress)?)
         }
     };
-    let mut found = found
-        .unwrap_or_else(|| Found::nothing(dense, "nothing can be factorized within --max-drop"));
+    let mut found = found.unwrap_or_else(|| {
+        Found::nothing(dense.layers.len(), "nothing can be factorized within --max-drop")
+    });
     found.begin = clock;
     seconds.search = Some(clock.elapsed().as_secs_f64());
     Ok((found, ground.network))
@@ -326,7 +344,7 @@ pub(super) fn bits_alone(
     }
     let bytes = plain(dense, whole, options)?.price.model(&dense.model)? as f64;
     let reached = bytes * ratio <= whole.bytes as f64;
-    Ok(reached.then(|| Found::nothing(dense, "fewer bits alone reach the ratio")))
+    Ok(reached.then(|| Found::nothing(dense.layers.len(), "fewer bits alone reach the ratio")))
 }
 
 /// The forms that layers can take, with what the original costs, and what of the compressed model is no
@@ -378,7 +396,7 @@ fn forms(
 }
 
 /// What the compressible layers may cost together.
-fn budget(
+pub(super) fn budget(
     total: u64,
     rest: u64,
     forms: &[LayerOptions],

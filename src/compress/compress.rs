@@ -12,6 +12,7 @@ use super::parts::Parts;
 use super::quantization;
 use super::result;
 use super::statistics::{fitted, plain};
+use super::streamed;
 use super::training::Trainer;
 use super::{Request, check_output};
 use crate::error::{Error, Result};
@@ -82,6 +83,11 @@ impl Job {
         let begin = Instant::now();
         let request = &Request { options: self.options(request), ..request.clone() };
         let options = &request.options;
+        if self.streamed {
+            let mut report = streamed::run(self, request, progress)?;
+            self.conclude(&mut report, request);
+            return Ok((report, Experience::default()));
+        }
         let mut seconds = Seconds::default();
         let Self { model, layers, sample, parts, .. } = self;
         let parts = parts.as_ref();
@@ -206,9 +212,6 @@ impl Job {
             trainer.finish();
             trainer.report(stages)
         });
-        report.ratio.asked = options.ratio;
-        report.ratio.target = options.target.name().to_owned();
-        report.ratio.reached = Some(reached(&report, options.target));
         let searched = options.factorizes();
         report.search = searched.then(|| search_report(options, &found, network.layers.len()));
         account::fill_layers(
@@ -222,7 +225,7 @@ impl Job {
         );
         report.quantization = quantized;
         quantization::fill_report(&mut report, layers, &plan, options);
-        account::check_targets(&mut report, options);
+        self.conclude(&mut report, request);
         if options.ratio.is_none()
             && options.max_drop.is_some()
             && found.choices.iter().all(Option::is_none)
@@ -233,7 +236,17 @@ impl Job {
                     .to_owned(),
             );
         }
-        if parts.is_none() {
+        Ok((report, found.experience))
+    }
+
+    /// What every report says of a request.
+    fn conclude(&self, report: &mut Report, request: &Request) {
+        let options = &request.options;
+        report.ratio.asked = options.ratio;
+        report.ratio.target = options.target.name().to_owned();
+        report.ratio.reached = Some(reached(report, options.target));
+        account::check_targets(report, options);
+        if self.parts.is_none() {
             report.warnings.push(
                 "no data: everything comes from the weights alone; give --data for a far better result"
                     .to_owned(),
@@ -241,7 +254,6 @@ impl Job {
         }
         report.program.seed = options.seed;
         report.program.command.clone_from(&request.command);
-        Ok((report, found.experience))
     }
 }
 
@@ -261,16 +273,26 @@ fn reached(report: &Report, target: Target) -> f64 {
 /// that followed them already.
 fn carry_out(plan: &Plan, model: &Model) -> Result<(Model, HashSet<String>)> {
     let mut result = plan.apply(model)?;
+    let folded = fold(&mut result, plan.layers.iter().map(|layer| layer.node.as_str()))?;
+    Ok((result, folded))
+}
+
+/// Makes the change of the mean of layers part of an addition that follows them, where one does; says of
+/// which of the nodes.
+pub(super) fn fold<'n>(
+    result: &mut Model,
+    nodes: impl Iterator<Item = &'n str>,
+) -> Result<HashSet<String>> {
     let mut folded = HashSet::new();
-    for layer in &plan.layers {
-        let last = result.graph().node.iter().position(|node| node.label() == layer.node);
+    for name in nodes {
+        let last = result.graph().node.iter().position(|node| node.label() == name);
         if let Some(last) = last
-            && graph::fold_addition(&mut result, last)?
+            && graph::fold_addition(result, last)?
         {
-            folded.insert(layer.node.clone());
+            folded.insert(name.to_owned());
         }
     }
-    Ok((result, folded))
+    Ok(folded)
 }
 
 /// Replays a saved plan.

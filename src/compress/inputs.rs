@@ -2,6 +2,7 @@
 
 use super::Request;
 use super::parts::Parts;
+use super::streamed;
 use crate::error::{Error, Result};
 use crate::eval::{Batches, Evaluator, part};
 use crate::graph::{self, InputSpec};
@@ -71,6 +72,26 @@ impl Inputs {
     }
 }
 
+impl Inputs {
+    /// Random inputs for a model that is too large to be held, of which weights alone decide.
+    ///
+    /// # Errors
+    /// When shapes don't fit the model.
+    pub fn streamed(model: &Model, request: &Request) -> Result<Self> {
+        let mut warnings = Vec::new();
+        let run = |inputs: &[Tensor]| streamed::shapes(model, inputs, &[]).map(drop);
+        let tried = match graph::inputs(model) {
+            Ok(specs) => sample_by(run, &specs, request, &mut warnings)?,
+            Err(fault) => Err(fault),
+        };
+        let (sample, unrunnable) = match tried {
+            Ok(sample) => (sample, None),
+            Err(fault) => (Vec::new(), Some(fault.chain())),
+        };
+        Ok(Self { parts: None, sample, warnings, unrunnable })
+    }
+}
+
 /// Whether samples have the same outputs in one run as on their own.
 ///
 /// # Errors
@@ -115,13 +136,23 @@ fn sample(
     warnings: &mut Vec<String>,
 ) -> Result<Result<Vec<Tensor>>> {
     let evaluator = Evaluator::new(model)?;
+    sample_by(|inputs| evaluator.run(inputs.to_vec()).map(drop), specs, request, warnings)
+}
+
+/// The same for a model that `run` runs.
+fn sample_by(
+    run: impl Fn(&[Tensor]) -> Result<()>,
+    specs: &[InputSpec],
+    request: &Request,
+    warnings: &mut Vec<String>,
+) -> Result<Result<Vec<Tensor>>> {
     let open = concrete_shapes(specs, &request.shapes).is_err();
     let mut first = None;
     for &extent in &EXTENTS[..if open { EXTENTS.len() } else { 1 }] {
         let shapes = guessed_shapes(specs, &request.shapes, extent)?;
         let inputs = random_inputs(specs, &shapes, request.options.seed)?;
-        match evaluator.run(inputs.clone()) {
-            Ok(_) => {
+        match run(&inputs) {
+            Ok(()) => {
                 if open {
                     warnings.push(format!(
                         "open dims of inputs were taken as {extent} to run the model; --shape says \

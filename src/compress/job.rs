@@ -10,6 +10,7 @@ use super::inputs::{Inputs, are_independent};
 use super::parts::Parts;
 use super::result::Proof;
 use super::statistics::{calibrate, is_whole, plain};
+use super::streamed;
 use super::target::is_one_place;
 use super::{FileMetric, Request, check_output};
 use crate::error::{Error, Result};
@@ -46,6 +47,8 @@ pub(super) struct Job {
     pub alone: Vec<(String, Option<Extents>)>,
     /// Whether weights had 16 bits, and are stored so again.
     halves: bool,
+    /// Whether the model is too large to be held: see [`super::streamed`].
+    pub streamed: bool,
     /// Seconds that reading took.
     pub seconds: f64,
 }
@@ -78,7 +81,10 @@ impl Job {
         let layers = find(&model, &filter)?;
         filter.check(&options.include, &options.exclude, &layers)?;
         check_options(request, &options, &model, &layers)?;
-        let Inputs { parts, sample, mut warnings, unrunnable } = Inputs::of(&model, request)?;
+        let streamed = streamed::applies(request, &options, &model);
+        let inputs =
+            if streamed { Inputs::streamed(&model, request) } else { Inputs::of(&model, request) };
+        let Inputs { parts, sample, mut warnings, unrunnable } = inputs?;
         if halves {
             warnings.push("weights have 16 bits, as in the original".to_owned());
         }
@@ -107,6 +113,7 @@ impl Job {
             judged,
             alone,
             halves,
+            streamed,
             seconds,
         })
     }

@@ -21,6 +21,7 @@ mod scratch;
 mod smallest;
 mod spectra;
 mod statistics;
+mod streamed;
 mod sweep;
 mod target;
 mod timing;

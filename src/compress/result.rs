@@ -1,15 +1,17 @@
 //! The result: written, proven in tract, measured.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use super::Request;
+use super::streamed::PIECE;
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
 use crate::eval::Evaluator;
 use crate::graph;
 use crate::layer::{self, Filter, Layer, find};
-use crate::onnx::Model;
 use crate::onnx::proto::tensor_shape_proto::dimension::Value as Extents;
+use crate::onnx::{Model, move_model};
 use crate::options::Target;
 use crate::progress::Progress;
 use crate::quantize;
@@ -20,7 +22,7 @@ use crate::report::{
 use crate::score::Scorer;
 use crate::search::{self, Plan, Samples};
 use crate::tensor::Tensor;
-use crate::validate::{Agreement, RUNTIME, Session, latency};
+use crate::validate::{Agreement, RUNTIME, Session, latency, run_in_pieces};
 
 /// Timed runs of each file.
 const LATENCY_RUNS: usize = 50;
@@ -40,12 +42,16 @@ const TOLERANCE: f64 = 1e-4;
 /// # Errors
 /// When the model can't be run.
 pub(super) fn macs(model: &Model, layers: &[Layer], inputs: Vec<Tensor>) -> Result<Option<u64>> {
-    let values = layer::shapes(model, inputs)?;
-    Ok(layers
+    Ok(macs_at(model, layers, &layer::shapes(model, inputs)?))
+}
+
+/// The same where the shapes of values are known.
+fn macs_at(model: &Model, layers: &[Layer], values: &HashMap<String, Vec<usize>>) -> Option<u64> {
+    layers
         .iter()
         .filter(|l| layer::PRODUCTS.contains(&l.op_type.as_str()))
-        .map(|l| l.macs(model, &values))
-        .sum())
+        .map(|l| l.macs(model, values))
+        .sum()
 }
 
 /// What a written file is proven on.
@@ -99,10 +105,11 @@ pub(super) fn write(
     graph::restore_batch(&mut result, alone);
     let result = &result;
     // A file in a folder of its own: external data keep their place beside it.
-    let folder = request.output.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new("."));
     let fault = |source| Error::Write { path: request.output.clone(), source };
-    let staging =
-        tempfile::Builder::new().prefix(".onnx-bsr-").tempdir_in(folder).map_err(fault)?;
+    let staging = tempfile::Builder::new()
+        .prefix(".onnx-bsr-")
+        .tempdir_in(folder(&request.output))
+        .map_err(fault)?;
     let staged = staging.path().join(request.output.file_name().unwrap_or_default());
     result.write(&staged)?;
     let (file_metric, fault) = judge(request, judged, &staged, progress)?;
@@ -210,9 +217,112 @@ pub(super) fn write(
         samples,
         max_abs_difference: agreement.max_abs_difference(),
         max_relative_difference: relative,
+        pieces: None,
     });
     report.peak_rss_bytes = report::peak_rss_bytes();
     Ok(report)
+}
+
+/// What is known of a model that is too large to be held.
+#[derive(Clone, Copy)]
+pub(super) struct Streamed<'a> {
+    /// Shapes of the values around its products.
+    pub values: &'a HashMap<String, Vec<usize>>,
+    /// Inputs that it runs on.
+    pub sample: &'a [Tensor],
+    /// Why it doesn't run, where it doesn't.
+    pub unrunnable: &'a Option<String>,
+}
+
+/// The same for a result that is too large to be held: it is proven piece by piece, and moved into place.
+///
+/// # Errors
+/// As [`write`].
+pub(super) fn write_streamed(
+    request: &Request,
+    model: &Model,
+    result: &Model,
+    plan: Option<&Plan>,
+    known: Streamed<'_>,
+    judged: Option<f64>,
+    progress: &dyn Progress,
+) -> Result<Report> {
+    if progress.interrupted() {
+        return Err(Error::Interrupted);
+    }
+    progress.phase("write", None);
+    let fault = |source| Error::Write { path: request.output.clone(), source };
+    let staging = tempfile::Builder::new()
+        .prefix(".onnx-bsr-")
+        .tempdir_in(folder(&request.output))
+        .map_err(fault)?;
+    let staged = staging.path().join(request.output.file_name().unwrap_or_default());
+    let mut report = sized(result, model, request);
+    report.output.bytes = result.write(&staged)?;
+    model.release();
+    let (file_metric, fault) = judge(request, judged, &staged, progress)?;
+    report.file_metric = file_metric;
+    report.missed.extend(fault);
+    match known.unrunnable {
+        Some(reason) => {
+            report.warnings.push(unrun_warning(reason));
+            report.missed.push(NO_PROOF.to_owned());
+        }
+        None => {
+            let watched = layer::product_values(result);
+            let proof = run_in_pieces(&staged, known.sample, &watched, PIECE, progress)?;
+            report.model.macs = macs_at(model, &find(model, &Filter::default())?, known.values);
+            report.output.macs = macs_at(result, &find(result, &Filter::default())?, &proof.shapes);
+            if let Some(reason) = &proof.refused {
+                report.warnings.push(format!(
+                    "{RUNTIME} ran {} of the {} pieces of the file: {reason}",
+                    proof.proven, proof.pieces
+                ));
+                report.missed.push(NO_PROOF.to_owned());
+            }
+            if proof.max_relative > TOLERANCE {
+                report.warnings.push(format!(
+                    "{RUNTIME} and the evaluator differ by {:.1e} relative to the largest output of a piece",
+                    proof.max_relative
+                ));
+            }
+            report.validation = (proof.proven > 0).then(|| Validation {
+                runtime: RUNTIME.to_owned(),
+                samples: 1,
+                max_abs_difference: proof.max_abs,
+                max_relative_difference: proof.max_relative,
+                pieces: Some(proof.pieces),
+            });
+        }
+    }
+    if progress.interrupted() {
+        return Err(Error::Interrupted);
+    }
+    move_model(&staged, &request.output)?;
+    if let (Some(path), Some(plan)) = (&request.save_plan, plan) {
+        write_text(path, &plan.to_json())?;
+    }
+    report.peak_rss_bytes = report::peak_rss_bytes();
+    Ok(report)
+}
+
+/// A report of sizes that counting tells; what takes a pass over the files is left out.
+fn sized(result: &Model, model: &Model, request: &Request) -> Report {
+    let name = request.input.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let model = ModelSize {
+        name,
+        opset: model.opset(""),
+        params: quantize::params(model),
+        macs: None,
+        bytes: model.encoded_len(),
+        gzip_bytes: None,
+    };
+    of_sizes(model, &request.output, result)
+}
+
+/// The folder that a file lies in.
+pub(super) fn folder(path: &Path) -> &Path {
+    path.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new("."))
 }
 
 /// The user's metric of the staged file, beside the original's. A metric that fails now misses the
@@ -270,6 +380,13 @@ fn unproven(
 /// What is missed where nothing has run the result that has to.
 const NO_PROOF: &str = "proof: the written file was not run in tract";
 
+fn unrun_warning(reason: &str) -> String {
+    format!(
+        "the model can't be run here ({reason}): only the weights decided, and the written file was \
+         run nowhere; check it in the runtime it is for"
+    )
+}
+
 /// Writes the result for a model that neither the evaluator nor, so far as that goes, tract can run.
 ///
 /// # Errors
@@ -289,10 +406,7 @@ pub(super) fn unrun(
     report.file_metric = file_metric;
     report.missed.extend(fault);
     report.peak_rss_bytes = report::peak_rss_bytes();
-    report.warnings.push(format!(
-        "the model can't be run here ({reason}): only the weights decided, and the written file was \
-         run nowhere; check it in the runtime it is for"
-    ));
+    report.warnings.push(unrun_warning(reason));
     report.missed.push(NO_PROOF.to_owned());
     Ok(report)
 }
@@ -312,9 +426,13 @@ pub(super) fn write_plain(
 }
 
 fn plain(input: &Path, output: &Path, model: &Model, result: &Model) -> Result<Report> {
-    Ok(Report {
+    Ok(of_sizes(size(input, model), output, result))
+}
+
+fn of_sizes(model: ModelSize, output: &Path, result: &Model) -> Report {
+    Report {
         schema_version: SCHEMA_VERSION,
-        model: size(input, model),
+        model,
         output: OutputSize {
             path: output.display().to_string(),
             params: quantize::params(result),
@@ -336,7 +454,7 @@ fn plain(input: &Path, output: &Path, model: &Model, result: &Model) -> Result<R
         missed: Vec::new(),
         warnings: Vec::new(),
         program: program(),
-    })
+    }
 }
 
 fn size(input: &Path, model: &Model) -> ModelSize {
@@ -382,7 +500,6 @@ fn gzip_bytes(path: &Path, external: impl IntoIterator<Item = PathBuf>) -> Optio
 pub(super) fn write_text(path: &Path, text: &str) -> Result<()> {
     use std::io::Write;
     let fault = |source| Error::Write { path: path.to_owned(), source };
-    let folder = path.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new("."));
     let mut builder = tempfile::Builder::new();
     #[cfg(unix)]
     {
@@ -390,7 +507,7 @@ pub(super) fn write_text(path: &Path, text: &str) -> Result<()> {
         // As any other new file: the umask decides.
         builder.permissions(std::fs::Permissions::from_mode(0o666));
     }
-    let mut file = builder.tempfile_in(folder).map_err(fault)?;
+    let mut file = builder.tempfile_in(folder(path)).map_err(fault)?;
     file.write_all(text.as_bytes()).map_err(fault)?;
     file.as_file().sync_all().map_err(fault)?;
     file.persist(path).map_err(|e| fault(e.error))?;

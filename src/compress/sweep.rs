@@ -306,6 +306,7 @@ fn key(base: &Request) -> Result<Key> {
         max_drop: None,
         threads: None,
         cache_dir: None,
+        cache_bytes: None,
         ..base.options.clone()
     };
     key.mix(format!("{options:?}").as_bytes());

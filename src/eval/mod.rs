@@ -11,6 +11,7 @@ mod compile;
 mod fuse;
 pub mod moments;
 mod memory;
+mod pieces;
 mod recorder;
 mod tape;
 
@@ -26,6 +27,7 @@ use crate::tensor::Tensor;
 pub use batches::{Batches, InputSpec, filled_up, join, part, per_sample};
 pub use chain::Chain;
 pub use memory::Bound;
+pub use pieces::{Pieces, Ran};
 pub use recorder::{Obstacle, Prepared, Recorder};
 pub use tape::Tape;
 

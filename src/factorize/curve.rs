@@ -222,7 +222,7 @@ impl Curve {
 
 /// The same product with every rank's share in two neighbouring factors of equal norm: steps of
 /// training, and steps of a grid, are then of the right size for both (DESIGN: mathematics, 7).
-fn balanced(mut factors: Vec<Matrix>) -> Vec<Matrix> {
+pub(super) fn balanced(mut factors: Vec<Matrix>) -> Vec<Matrix> {
     for at in 0..factors.len().saturating_sub(1) {
         // Columns of the left factor that belong to one row of the right one.
         let rest = factors[at].ncols() / factors[at + 1].nrows().max(1);

@@ -17,12 +17,14 @@
 
 mod curve;
 mod fit;
+mod leading;
 mod nodes;
 mod scheme;
 mod trained;
 
 pub use curve::{Curve, curves};
 pub use fit::{Fit, Metric};
+pub use leading::LeadingCurve;
 pub use nodes::{Replacement, replace};
 pub use scheme::Scheme;
 

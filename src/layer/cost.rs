@@ -60,6 +60,12 @@ pub const PRODUCTS: [&str; 7] =
 /// # Errors
 /// When an operator fails.
 pub fn shapes(model: &Model, inputs: Vec<Tensor>) -> Result<HashMap<String, Vec<usize>>> {
+    Evaluator::shapes(model, inputs, &product_values(model))
+}
+
+/// Names of the inputs and outputs of [`PRODUCTS`], constants apart.
+#[must_use]
+pub fn product_values(model: &Model) -> Vec<&str> {
     let graph = model.graph();
     let products = PRODUCTS;
     let made: std::collections::HashSet<&str> = graph
@@ -79,7 +85,7 @@ pub fn shapes(model: &Model, inputs: Vec<Tensor>) -> Result<HashMap<String, Vec<
         .collect();
     names.sort_unstable();
     names.dedup();
-    Evaluator::shapes(model, inputs, &names)
+    names
 }
 
 impl Layer {

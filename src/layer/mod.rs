@@ -6,11 +6,11 @@ mod prepare;
 mod rows;
 mod weight;
 
-pub use cost::{Cost, Extent, PRODUCTS, shapes};
+pub use cost::{Cost, Extent, PRODUCTS, product_values, shapes};
 pub use find::{Filter, find};
 pub use prepare::{Prepared, prepare};
 pub use rows::{Positions, Rows};
-pub use weight::Weight;
+pub use weight::{LongSide, Weight};
 
 use crate::ops::ConvAttributes;
 

@@ -7,12 +7,15 @@ use crate::error::Result;
 use crate::graph::{self, Links};
 use crate::onnx::proto::SparseTensorProto;
 use crate::onnx::proto::tensor_proto::DataType as Code;
-use crate::onnx::{GraphProto, Model, NodeAttributes, TensorProto};
+use crate::onnx::{GraphProto, Model, NodeAttributes, Spill, TensorProto};
 use crate::ops::{self, Decoding};
 use crate::tensor::{DataType, Tensor};
 
 /// Elements of a sparse tensor that is stored dense, at most.
 const MOST_ELEMENTS: usize = 1 << 27;
+
+/// Bytes of a reshaped constant above which it waits in a file.
+const LARGE: usize = 16 << 20;
 
 /// Operators that only bring a constant into another form.
 const FORMS: [&str; 6] = ["Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"];
@@ -116,6 +119,7 @@ fn densified(model: &Model, sparse: &SparseTensorProto) -> Result<Option<Tensor>
 fn reform(model: &mut Model, widen: bool) -> Result<usize> {
     let mut widened = 0;
     let mut done = Vec::new();
+    let mut spill = None;
     for index in 0..model.graph().node.len() {
         let Some((name, tensor, wider)) = reformed(model, index, widen)? else { continue };
         widened += usize::from(wider);
@@ -125,7 +129,10 @@ fn reform(model: &mut Model, widen: bool) -> Result<usize> {
         graph.node[index].output.clear();
         graph.node[index].input.clear();
         graph::drop_value_info(graph, &[&name]);
-        graph::add_initializer(graph, TensorProto::from_tensor(&name, &tensor));
+        graph::add_initializer(
+            graph,
+            waiting(&mut spill, TensorProto::from_tensor(&name, &tensor)),
+        );
     }
     let graph = model.graph_mut();
     let mut index = 0;
@@ -182,6 +189,25 @@ fn reformed(model: &Model, index: usize, widen: bool) -> Result<Option<(String, 
     }
     let wider = node.op_type() == "Cast" && matches!(before, DataType::F16 | DataType::BF16);
     Ok((!wider || widen).then(|| (output.clone(), tensor, wider)))
+}
+
+/// A constant whose elements, where they are many, wait in a file if the system has room for one.
+fn waiting(spill: &mut Option<Spill>, tensor: TensorProto) -> TensorProto {
+    if tensor.raw_data.as_ref().is_none_or(|raw| raw.len() < LARGE) {
+        return tensor;
+    }
+    let made = spill.take().or_else(|| Spill::new(&std::env::temp_dir()).ok());
+    let Some(mut open) = made else { return tensor };
+    match open.keep_tensor(tensor.clone()) {
+        Ok(kept) => {
+            *spill = Some(open);
+            kept
+        }
+        Err(error) => {
+            log::debug!("`{}` stays in memory: {error}", tensor.name());
+            tensor
+        }
+    }
 }
 
 /// Whether nearly all weights have 16 bits and are widened before use: stored so again, they lose

@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::graph;
 use crate::linalg::Matrix;
 use crate::onnx::Model;
+use crate::tensor::{Array, Element, Tensor};
 
 /// W of every group and the bias, such that the layer yields `W x + bias`.
 #[derive(Clone, Debug)]
@@ -15,7 +16,98 @@ pub struct Weight {
     pub bias: Vec<f64>,
 }
 
+impl Form {
+    /// Whether a matrix is stored as `[columns, rows]`, and what its elements are scaled by; none for
+    /// kernels.
+    fn stored(&self) -> Option<(bool, f64)> {
+        match self {
+            Self::Conv(_) => None,
+            Self::MatMulLeft => Some((false, 1.0)),
+            Self::Gemm { trans_b, alpha, .. } => Some((!trans_b, f64::from(*alpha))),
+            Self::GemmLeft { trans_a, alpha, .. } => Some((*trans_a, f64::from(*alpha))),
+            Self::MatMulRight => Some((true, 1.0)),
+        }
+    }
+}
+
+/// W of a layer of one group, read by parts: nothing but the elements as they are stored is held.
+#[derive(Clone, Debug)]
+pub struct LongSide {
+    stored: Tensor,
+    scale: f64,
+    /// Rows of W are on its shorter side: outputs are no more than inputs.
+    pub short_rows: bool,
+    /// Whether the stored rows are the longer side.
+    by_rows: bool,
+    /// Extents of the longer and of the shorter side.
+    pub extents: (usize, usize),
+    /// `[rows]`; zero where the node has none, or keeps its own apart.
+    pub bias: Vec<f64>,
+    weight: String,
+}
+
+impl LongSide {
+    /// Part of W, `[part, shorter side]`: some of its rows, or columns, whichever are more.
+    ///
+    /// # Errors
+    /// When an element is NaN or infinite, or the weight is not stored as floats.
+    pub fn part(&self, range: std::ops::Range<usize>) -> Result<Matrix> {
+        let bad = |reason: &str| Error::BadTensor {
+            tensor: self.weight.clone(),
+            reason: reason.to_owned(),
+        };
+        let part = match &self.stored {
+            Tensor::F32(a) => self.read(a, range),
+            Tensor::F64(a) => self.read(a, range),
+            Tensor::F16(a) => self.read(a, range),
+            Tensor::BF16(a) => self.read(a, range),
+            _ => None,
+        };
+        let part = part.ok_or_else(|| bad("not stored as floats"))?;
+        if part.iter().any(|v| !v.is_finite()) {
+            return Err(bad("an element is NaN or infinite"));
+        }
+        Ok(part)
+    }
+
+    fn read<T: Element + Into<f64>>(
+        &self,
+        stored: &Array<T>,
+        range: std::ops::Range<usize>,
+    ) -> Option<Matrix> {
+        let (elements, (long, short)) = (stored.as_slice()?, self.extents);
+        Some(Matrix::from_shape_fn((range.len(), short), |(i, j)| {
+            let i = range.start + i;
+            let place = if self.by_rows { i * short + j } else { j * long + i };
+            self.scale * elements[place].into()
+        }))
+    }
+}
+
 impl Layer {
+    /// The layer's weight, to be read by parts of its longer side; none where it is a kernel or of several
+    /// groups.
+    ///
+    /// # Errors
+    /// When the stored data don't decode.
+    pub fn long_side(&self, model: &Model) -> Result<Option<LongSide>> {
+        let Some(map) = self.map.as_ref().filter(|map| map.groups == 1) else { return Ok(None) };
+        let Some((transposed, scale)) = map.form.stored() else { return Ok(None) };
+        let stored = graph::constant_tensor(model, &self.weight)?
+            .ok_or_else(|| self.bad("not a constant"))?;
+        let short_rows = map.rows <= map.columns;
+        let extents = (map.rows.max(map.columns), map.rows.min(map.columns));
+        Ok(Some(LongSide {
+            stored,
+            scale,
+            short_rows,
+            by_rows: short_rows == transposed,
+            extents,
+            bias: self.bias(map, model)?,
+            weight: self.weight.clone(),
+        }))
+    }
+
     /// The layer's weight, with the scale factors of Gemm taken in.
     ///
     /// # Errors
@@ -36,12 +128,7 @@ impl Layer {
                 scale * elements[if transposed { j * rows + i } else { i * columns + j }]
             })
         };
-        let (transposed, scale) = match &map.form {
-            Form::Conv(_) | Form::MatMulLeft => (false, 1.0),
-            Form::Gemm { trans_b, alpha, .. } => (!trans_b, f64::from(*alpha)),
-            Form::GemmLeft { trans_a, alpha, .. } => (*trans_a, f64::from(*alpha)),
-            Form::MatMulRight => (true, 1.0),
-        };
+        let (transposed, scale) = map.form.stored().unwrap_or((false, 1.0));
         let groups = elements
             .chunks_exact(rows * columns)
             .map(|group| matrix(group, transposed, scale))

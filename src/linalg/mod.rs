@@ -9,8 +9,10 @@ use ndarray::Array2;
 use crate::error::{Error, Result};
 
 mod covariance;
+mod subspace;
 
 pub use covariance::{Covariance, Solver};
+pub use subspace::{CROSSOVER, Gram, Leading, leading_eigen, subspace};
 
 /// A matrix.
 pub type Matrix = Array2<f64>;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use memmap2::Mmap;
@@ -15,11 +16,36 @@ use crate::error::{Error, Result};
 /// Bytes of the external files of a model, by location as its tensors spell it.
 pub(super) type Files = BTreeMap<String, Bytes>;
 
+/// The mappings that a model's bytes are of.
+pub(super) type Mappings = Vec<Arc<Mmap>>;
+
+/// What a [`Bytes`] of a mapping owns.
+pub(super) struct Owner(pub(super) Arc<Mmap>);
+
+impl AsRef<[u8]> for Owner {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// Tells the system that the pages of a mapping are not needed for now: it reads them again when they are.
+pub(super) fn release(mapping: &Mmap) {
+    #[cfg(unix)]
+    {
+        use memmap2::UncheckedAdvice;
+        // SAFETY: the mapping is of a file and was never written to, so its pages hold what the file does.
+        // A system that doesn't take the advice keeps the pages, which harms nothing.
+        let _ = unsafe { mapping.unchecked_advise(UncheckedAdvice::DontNeed) };
+    }
+    #[cfg(not(unix))]
+    let _ = mapping;
+}
+
 /// The contents of a file as a shared mapping; pages are loaded when touched.
 ///
 /// The file must not be cut short while the mapping lives: the system then stops the process.
 /// Replacing it by a rename is harmless.
-pub(super) fn map(path: &Path) -> Result<Bytes> {
+pub(super) fn map(path: &Path, mappings: &mut Mappings) -> Result<Bytes> {
     let fault = |source| Error::Read { path: path.to_owned(), source };
     let file = File::open(path).map_err(fault)?;
     let metadata = file.metadata().map_err(fault)?;
@@ -35,7 +61,9 @@ pub(super) fn map(path: &Path) -> Result<Bytes> {
     }
     // SAFETY: the mapping is private and read-only; see above for what other processes may not do.
     let mapping = unsafe { Mmap::map(&file) }.map_err(fault)?;
-    Ok(Bytes::from_owner(mapping))
+    let mapping = Arc::new(mapping);
+    mappings.push(mapping.clone());
+    Ok(Bytes::from_owner(Owner(mapping)))
 }
 
 /// Whether the elements of `tensor` lie in another file.
@@ -44,14 +72,18 @@ pub(super) fn is_external(tensor: &TensorProto) -> bool {
 }
 
 /// Maps every file that the tensors of `model` refer to, and checks that they find their bytes.
-pub(super) fn map_all(model: &mut ModelProto, folder: &Path) -> Result<Files> {
+pub(super) fn map_all(
+    model: &mut ModelProto,
+    folder: &Path,
+    mappings: &mut Mappings,
+) -> Result<Files> {
     let mut files = Files::new();
     walk::each_tensor(model, &mut |tensor, _| {
         if is_external(tensor) {
             let location = Reference::parse(tensor)?.location;
             if !files.contains_key(location) {
                 let path = resolve(folder, location).map_err(|reason| bad(tensor, reason))?;
-                files.insert(location.to_owned(), map(&path)?);
+                files.insert(location.to_owned(), map(&path, mappings)?);
             }
             stored(&files, tensor)?;
         }

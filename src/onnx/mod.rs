@@ -7,6 +7,7 @@ mod attribute;
 mod check;
 mod external;
 mod model;
+mod spill;
 mod tensor;
 mod walk;
 mod write;
@@ -24,7 +25,9 @@ pub use proto::{
     AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto,
     ValueInfoProto,
 };
+pub use spill::Spill;
 pub use tensor::{data_type_code, data_type_from_code, data_type_name, to_raw};
+pub use write::move_model;
 
 #[cfg(test)]
 mod tests;

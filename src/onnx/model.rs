@@ -17,6 +17,7 @@ pub struct Model {
     /// Everything the file says.
     pub proto: ModelProto,
     pub(super) external: external::Files,
+    pub(super) mappings: external::Mappings,
 }
 
 impl Model {
@@ -29,10 +30,11 @@ impl Model {
     /// [`Error::InvalidModel`] when a value has no definition, or two, or comes too late, and
     /// [`Error::BadTensor`] when a constant's data is missing, misplaced or of the wrong length.
     pub fn read(path: &Path) -> Result<Self> {
-        let mut proto = check::parse(external::map(path)?)
+        let mut mappings = Vec::new();
+        let mut proto = check::parse(external::map(path, &mut mappings)?)
             .map_err(|reason| Error::NotOnnx { path: path.to_owned(), reason })?;
-        let external = external::map_all(&mut proto, folder(path))?;
-        Self { proto, external }.checked()
+        let external = external::map_all(&mut proto, folder(path), &mut mappings)?;
+        Self { proto, external, mappings }.checked()
     }
 
     /// A model from the bytes of a file that needs no other.
@@ -41,7 +43,7 @@ impl Model {
     /// As [`Model::read`], with [`Error::InvalidModel`] for bytes that are no model.
     pub fn from_bytes(bytes: impl Into<Bytes>) -> Result<Self> {
         let proto = check::parse(bytes.into()).map_err(not_a_model)?;
-        Self { proto, external: external::Files::new() }.checked()
+        Self { proto, external: external::Files::new(), mappings: Vec::new() }.checked()
     }
 
     /// A model from a message whose tensors all hold their data.
@@ -50,11 +52,11 @@ impl Model {
     /// As [`Model::from_bytes`].
     pub fn from_proto(proto: ModelProto) -> Result<Self> {
         check::identity(&proto).map_err(not_a_model)?;
-        Self { proto, external: external::Files::new() }.checked()
+        Self { proto, external: external::Files::new(), mappings: Vec::new() }.checked()
     }
 
     fn checked(mut self) -> Result<Self> {
-        let Self { proto, external } = &mut self;
+        let Self { proto, external, .. } = &mut self;
         walk::each_tensor(proto, &mut |tensor, _| {
             let stored = if external::is_external(tensor) {
                 Some(external::stored(external, tensor)?.len() as u64)
@@ -115,6 +117,34 @@ impl Model {
         } else {
             tensor::inner_byte_len(tensor)
         }
+    }
+
+    /// Lets the system take back the memory that pages of the model's files are in; they are read again when
+    /// they are needed.
+    pub fn release(&self) {
+        self.mappings.iter().for_each(|mapping| external::release(mapping));
+    }
+
+    /// The same model with another main graph, whose external tensors lie where this one's do.
+    #[must_use]
+    pub fn with_graph(&self, graph: GraphProto) -> Self {
+        let Self { proto, external, mappings } = self;
+        let proto = ModelProto {
+            graph: Some(graph),
+            opset_import: proto.opset_import.clone(),
+            functions: proto.functions.clone(),
+            producer_name: proto.producer_name.clone(),
+            domain: proto.domain.clone(),
+            ir_version: proto.ir_version,
+            ..ModelProto::default()
+        };
+        Self { proto, external: external.clone(), mappings: mappings.clone() }
+    }
+
+    /// Bytes of all initializers of the main graph.
+    #[must_use]
+    pub fn initializer_byte_len(&self) -> u64 {
+        self.graph().initializer.iter().map(|tensor| self.tensor_byte_len(tensor)).sum()
     }
 
     /// The model as one protobuf, with external data moved inside: what another runtime can load

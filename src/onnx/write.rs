@@ -23,6 +23,8 @@ const LARGE: u64 = 1024;
 /// Tensors at least this long start on a page of the external file, so that they can be mapped.
 const PAGED: u64 = 1 << 20;
 const PAGE: u64 = 4096;
+/// Mapped bytes that may be held in memory while they are written.
+const HELD: usize = 128 << 20;
 /// Other tensors start where any element type is aligned.
 const ALIGNMENT: u64 = 16;
 
@@ -47,12 +49,24 @@ impl Model {
         } else {
             let fault = |source| Error::Write { path: data_path.clone(), source };
             check_target(&data_path).map_err(fault)?;
-            Some(Staged::new(&data_path, |file| layout.write_data(file)).map_err(fault)?)
+            let fill = |file: &mut dyn Write| layout.write_data(file, || self.release());
+            Some(Staged::new(&data_path, fill).map_err(fault)?)
         };
         let encoded = layout.proto.encode_to_vec();
         let model = Staged::new(path, |file| file.write_all(&encoded)).map_err(fault)?;
         commit(data, model).map_err(fault)?;
         Ok(encoded.len() as u64 + layout.data_len)
+    }
+
+    /// Writes the message alone, whose external tensors lie in the files that the model was read with: for
+    /// a folder that has these.
+    ///
+    /// # Errors
+    /// [`Error::Write`], and [`Error::UnsupportedModel`] above 2 GiB.
+    pub fn write_message(&self, path: &Path) -> Result<()> {
+        check_len(&self.proto)?;
+        let fault = |source| Error::Write { path: path.to_owned(), source };
+        fs::write(path, self.proto.encode_to_vec()).map_err(fault)
     }
 
     /// Bytes that [`Model::write`] would put on disk in all. The length of the file name adds to
@@ -152,12 +166,18 @@ pub(super) struct Layout<'m> {
 }
 
 impl Layout<'_> {
-    fn write_data(&self, file: &mut dyn Write) -> io::Result<()> {
-        let mut at = 0;
+    /// Writes all parts; `release` is called now and then: pages that were written are not needed any more.
+    fn write_data(&self, file: &mut dyn Write, release: impl Fn()) -> io::Result<()> {
+        let (mut at, mut held) = (0, 0);
         for (offset, bytes) in &self.parts {
             io::copy(&mut io::Read::take(io::repeat(0), offset - at), file)?;
             file.write_all(bytes)?;
             at = offset + bytes.len() as u64;
+            held += bytes.len();
+            if held >= HELD {
+                release();
+                held = 0;
+            }
         }
         Ok(())
     }
@@ -259,11 +279,44 @@ pub(super) fn commit(data: Option<Staged>, model: Staged) -> io::Result<()> {
             }
         }
     }
-    // The renames hold already; a system that can't sync a folder has nothing more to offer.
-    if let Ok(folder) = File::open(&folder) {
+    sync(&folder);
+    Ok(())
+}
+
+/// Moves a model that [`Model::write`] wrote to another folder of the same file system, under the same name:
+/// both of its files or none.
+///
+/// # Errors
+/// [`Error::Write`]; what stood at the target is then untouched.
+pub fn move_model(from: &Path, to: &Path) -> Result<()> {
+    let fault = |source| Error::Write { path: to.to_owned(), source };
+    let (from_data, to_data) = (data_path(from), data_path(to));
+    for path in [to, &to_data] {
+        check_target(path).map_err(fault)?;
+    }
+    let moved = || -> io::Result<()> {
+        if !from_data.exists() {
+            return fs::rename(from, to);
+        }
+        let kept = Kept::new(&to_data, folder(to))?;
+        fs::rename(&from_data, &to_data)?;
+        if let Err(error) = fs::rename(from, to) {
+            kept.restore(&to_data)?;
+            return Err(error);
+        }
+        Ok(())
+    };
+    moved().map_err(fault)?;
+    sync(folder(to));
+    Ok(())
+}
+
+/// Has the renames in a folder last. They hold already; a system that can't sync a folder has nothing more to
+/// offer.
+fn sync(folder: &Path) {
+    if let Ok(folder) = File::open(folder) {
         let _ = folder.sync_all();
     }
-    Ok(())
 }
 
 /// A second name for a file about to be replaced; dropping it removes that name.

@@ -333,6 +333,9 @@ pub struct Validation {
     pub samples: usize,
     pub max_abs_difference: f64,
     pub max_relative_difference: f64,
+    /// Pieces that the file was run in, where it was too large to be run as a whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pieces: Option<usize>,
 }
 
 /// A view for programs: indented JSON with a newline at its end.

@@ -135,6 +135,7 @@ fn full() -> Report {
             samples: 100,
             max_abs_difference: 1e-5,
             max_relative_difference: 1e-6,
+            pieces: None,
         }),
         missed: vec!["top1 fell by 0.50 points".into()],
         warnings: vec!["the data is small".into()],

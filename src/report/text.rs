@@ -123,11 +123,14 @@ fn quality(out: &mut String, report: &Report, style: Style) {
         );
     }
     if let Some(check) = &report.validation {
+        let on = match check.pieces {
+            Some(pieces) => format!("in {} pieces, one after another", count(pieces as u64)),
+            None => format!("on {} samples", count(check.samples as u64)),
+        };
         let _ = writeln!(
             out,
-            "{} on {} samples: outputs differ by {} at most, {} of the largest",
+            "{} {on}: outputs differ by {} at most, {} of the largest",
             style.bold(&format!("{} against the evaluator", check.runtime)),
-            count(check.samples as u64),
             figure(check.max_abs_difference),
             figure(check.max_relative_difference)
         );

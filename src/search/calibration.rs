@@ -4,11 +4,12 @@ use rayon::prelude::*;
 
 use super::network::{Network, cut, lanes};
 use super::samples::Samples;
+use super::targets::{Kept, Targets};
 use crate::error::{Error, Result};
 use crate::eval::Evaluator;
 use crate::eval::moments::Sums;
 use crate::graph::Links;
-use crate::layer::{Positions, Rows};
+use crate::layer::Positions;
 
 impl Network<'_> {
     /// Runs the original on `samples` and keeps the layers' targets and moments.
@@ -29,12 +30,19 @@ impl Network<'_> {
             names.iter().map(|(x, t)| Ok((id(x)?, id(t)?))).collect::<Result<_>>()?;
         let positions: Vec<Positions> =
             (0..self.layers.len()).map(|l| self.positions(l, samples.len())).collect();
-        let lanes: Vec<(Vec<Vec<Sums>>, Vec<Vec<Rows>>)> = lanes(samples.runs())
+        let bytes =
+            positions.iter().zip(&self.layers).zip(&self.extents).map(|((at, l), extent)| {
+                let rows = samples.len() * at.per_sample.min(extent.output as usize);
+                l.map.as_ref().map_or(0, |map| rows * map.rows * map.groups * size_of::<f32>())
+            });
+        let mut kept = Targets::new(self.layers.len(), bytes.sum());
+        let lanes: Vec<(Vec<Vec<Sums>>, Vec<Vec<Kept>>)> = lanes(samples.runs())
             .into_par_iter()
             .map(|runs| {
                 let mut sums: Vec<Vec<Sums>> =
                     (0..self.layers.len()).map(|l| self.sums(l)).collect();
-                let mut targets: Vec<Vec<Rows>> = vec![Vec::new(); self.layers.len()];
+                let mut targets: Vec<Vec<Kept>> =
+                    (0..self.layers.len()).map(|_| Vec::new()).collect();
                 for run in runs {
                     let mut state = original.start(samples.inputs(run, &original)?)?;
                     original.advance(&mut state, usize::MAX)?;
@@ -52,22 +60,22 @@ impl Network<'_> {
                         {
                             sums.add(x, t).map_err(|source| self.fault(l, source))?;
                         }
-                        targets[l].push(t);
+                        targets[l].push(kept.keep(t));
                     }
                 }
                 Ok((sums, targets))
             })
             .collect::<Result<_>>()?;
         let mut totals: Vec<Vec<Sums>> = (0..self.layers.len()).map(|l| self.sums(l)).collect();
-        self.targets = vec![Vec::new(); self.layers.len()];
         for (sums, targets) in lanes {
             for (l, (sums, targets)) in sums.iter().zip(targets).enumerate() {
                 for (total, sums) in totals[l].iter_mut().zip(sums) {
                     total.merge(sums).map_err(|source| self.fault(l, source))?;
                 }
-                self.targets[l].extend(targets);
+                kept.extend(l, targets);
             }
         }
+        self.targets = kept;
         self.moments = totals
             .into_iter()
             .enumerate()

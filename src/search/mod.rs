@@ -30,6 +30,7 @@ mod sensitivity;
 mod sequential;
 mod snapshots;
 mod start;
+mod targets;
 
 pub use beam::beam;
 pub use cache::ScoreCache;

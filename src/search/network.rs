@@ -6,6 +6,7 @@ use rayon::prelude::*;
 
 use super::LayerOptions;
 use super::samples::Samples;
+use super::targets::Targets;
 use crate::error::{Error, Result};
 use crate::eval::moments::{Moments, Sums};
 use crate::eval::{Evaluator, join};
@@ -76,7 +77,7 @@ pub struct Network<'a> {
     /// Samples that statistics are taken from.
     pub calibration: Option<Samples>,
     /// What the layers are to yield at sampled positions: for each layer, for each run.
-    pub(super) targets: Vec<Vec<Rows>>,
+    pub(super) targets: Targets,
     /// Moments of the original's inputs and outputs: for each layer, for each group.
     pub moments: Vec<Vec<Moments>>,
     /// Metrics of the layers' outputs: for each layer, for each group; empty where all are the
@@ -128,7 +129,7 @@ impl<'a> Network<'a> {
             options,
             price: Price::default(),
             calibration: None,
-            targets: Vec::new(),
+            targets: Targets::default(),
             moments: Vec::new(),
             metrics: Vec::new(),
         })

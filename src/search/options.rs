@@ -60,30 +60,62 @@ impl LayerOptions {
             return Ok(Self { options: vec![dense], stored, energy: 0.0, errors: Vec::new() });
         };
         let energy: f64 = fits.iter().map(|fit| fit.energy).sum();
+        let mut choices = Vec::new();
+        for curve in curves(map, fits, schemes)? {
+            choices.extend(curve.choices(map)?);
+        }
+        Self::of_choices(layer, node, energy, &choices, rank_multiple, at, price)
+    }
+
+    /// The forms of `layer` from the choices that it has and their squared errors, where its output has
+    /// this energy; the rest as for [`LayerOptions::new`].
+    ///
+    /// # Errors
+    /// When a choice is none of this layer's.
+    pub fn of_choices(
+        layer: &Layer,
+        node: &NodeProto,
+        energy: f64,
+        choices: &[(Choice, f64)],
+        rank_multiple: usize,
+        at: Extent,
+        price: Price,
+    ) -> Result<Self> {
+        let stored = stored(layer, at, price);
+        let Some(map) = &layer.map else {
+            let dense = LayerOption { choice: None, cost: stored, error: 0.0 };
+            return Ok(Self { options: vec![dense], stored, energy, errors: Vec::new() });
+        };
         let mut options = vec![dense(layer, node, map, stored, price)?];
         let mut errors = Vec::new();
-        let curves = curves(map, fits, schemes)?;
-        for curve in &curves {
-            let scheme = curve.scheme;
-            let rank_in = (scheme == Scheme::Tucker).then_some(1);
-            let overhead = overhead(layer, node, map, Some(Choice { scheme, rank: 1, rank_in }))?;
-            for (choice, error) in curve.choices(map)? {
-                let error = (error / energy.max(f64::MIN_POSITIVE)).min(1.0);
-                errors.push((choice, error));
-                let whole = |rank: usize| rank.is_multiple_of(rank_multiple);
-                if !whole(choice.rank) || !choice.rank_in.is_none_or(whole) {
-                    continue;
-                }
-                let params = choice.params(map) as u64;
-                if params >= layer.weight_params {
-                    continue;
-                }
-                let params = params + bias(layer, map);
-                let bytes = bytes(layer, map, Some(choice), price) + overhead;
-                let macs = choice.macs(map, at);
-                let cost = Cost { params, macs, bytes, ..Cost::default() };
-                options.push(LayerOption { choice: Some(choice), cost, error });
+        // By scheme: nodes and headers are the same at every rank.
+        let mut around: Option<(Scheme, u64)> = None;
+        for &(choice, error) in choices {
+            let error = (error / energy.max(f64::MIN_POSITIVE)).min(1.0);
+            errors.push((choice, error));
+            let whole = |rank: usize| rank.is_multiple_of(rank_multiple);
+            if !whole(choice.rank) || !choice.rank_in.is_none_or(whole) {
+                continue;
             }
+            let params = choice.params(map) as u64;
+            if params >= layer.weight_params {
+                continue;
+            }
+            let scheme = choice.scheme;
+            let overhead = match around {
+                Some((known, bytes)) if known == scheme => bytes,
+                _ => {
+                    let rank_in = (scheme == Scheme::Tucker).then_some(1);
+                    let first = Some(Choice { scheme, rank: 1, rank_in });
+                    overhead(layer, node, map, first)?
+                }
+            };
+            around = Some((scheme, overhead));
+            let params = params + bias(layer, map);
+            let bytes = bytes(layer, map, Some(choice), price) + overhead;
+            let macs = choice.macs(map, at);
+            let cost = Cost { params, macs, bytes, ..Cost::default() };
+            options.push(LayerOption { choice: Some(choice), cost, error });
         }
         Ok(Self { options, stored, energy, errors })
     }

@@ -80,25 +80,16 @@ impl Plan {
         let mut planned: Vec<(usize, PlanLayer)> = Vec::new();
         for (layer, factors) in layers.iter().zip(factors) {
             let Some(factors) = factors else { continue };
-            let matrix =
-                |m: &Matrix| PlanMatrix { shape: [m.nrows(), m.ncols()], data: encode(m.iter()) };
-            let groups = factors.groups.iter().map(|g| g.iter().map(matrix).collect()).collect();
-            planned.push((
-                layer.node,
-                PlanLayer {
-                    node: layer.name.clone(),
-                    weight: layer.weight.clone(),
-                    shape: layer.shape.clone(),
-                    checksum: checksum(model, &layer.weight)?,
-                    choice: factors.choice,
-                    groups,
-                    bias: encode(factors.bias.iter()),
-                },
-            ));
+            planned.push((layer.node, PlanLayer::new(model, layer, factors)?));
         }
         planned.sort_by_key(|(node, _)| *node);
-        let layers = planned.into_iter().map(|(_, layer)| layer).collect();
-        Ok(Self { version: VERSION, layers, constants: Vec::new(), quantization: None })
+        Ok(Self::of_layers(planned.into_iter().map(|(_, layer)| layer).collect()))
+    }
+
+    /// The plan that changes these layers, in the order of their nodes, and nothing else.
+    #[must_use]
+    pub fn of_layers(layers: Vec<PlanLayer>) -> Self {
+        Self { version: VERSION, layers, constants: Vec::new(), quantization: None }
     }
 
     /// Takes over what `trained` has in other constants than `result`, what this plan makes of its
@@ -240,6 +231,25 @@ impl Plan {
 }
 
 impl PlanLayer {
+    /// What the factors make of a layer of the model.
+    ///
+    /// # Errors
+    /// When the layer's weight can't be read.
+    pub fn new(model: &Model, layer: &Layer, factors: &Factors) -> Result<Self> {
+        let matrix =
+            |m: &Matrix| PlanMatrix { shape: [m.nrows(), m.ncols()], data: encode(m.iter()) };
+        let groups = factors.groups.iter().map(|g| g.iter().map(matrix).collect()).collect();
+        Ok(Self {
+            node: layer.name.clone(),
+            weight: layer.weight.clone(),
+            shape: layer.shape.clone(),
+            checksum: checksum(model, &layer.weight)?,
+            choice: factors.choice,
+            groups,
+            bias: encode(factors.bias.iter()),
+        })
+    }
+
     fn factors(&self) -> Result<Factors> {
         let bad =
             |reason: String| Error::Plan { reason: format!("layer `{}`: {reason}", self.node) };

@@ -204,7 +204,7 @@ impl Network<'_> {
                     let x = evaluator.step_input(state, step, data).ok_or_else(|| self.lost(l))?;
                     let x = super::network::cut(&x, range.len());
                     let x = self.rows(l, &x, first, &positions, true)?;
-                    let mut t = self.targets[l][run].clone();
+                    let mut t = self.targets.get(l, run)?;
                     if let Some(added) = evaluator.step_residual(state, step) {
                         let added = super::network::cut(&added, range.len());
                         let added = self.rows(l, &added, first, &positions, false)?;

@@ -3,6 +3,7 @@
 mod compare;
 mod inputs;
 mod latency;
+mod pieces;
 mod samples;
 mod table;
 #[cfg(test)]
@@ -28,6 +29,7 @@ use crate::tract::{from_tract, guarded, to_tract};
 pub use compare::{Agreement, Difference};
 pub use inputs::{concrete_shapes, guessed_shapes, random_inputs};
 pub use latency::{Latency, latency};
+pub use pieces::{PieceProof, run_in_pieces};
 pub use table::{LatencyTable, Point};
 pub use timing::nanoseconds;
 

@@ -247,7 +247,7 @@ fn weights_share_the_mapping() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.onnx");
     Model::from_proto(small()).unwrap().write(&path).unwrap();
-    let map = super::super::external::map(&path).unwrap();
+    let map = super::super::external::map(&path, &mut Vec::new()).unwrap();
     let whole = map.as_ptr_range();
     let proto = super::super::check::parse(map.clone()).unwrap();
     for tensor in &proto.graph.unwrap().initializer {
