@@ -206,10 +206,8 @@ impl<'a> Ground<'a> {
             SearchMode::Beam => {
                 let mut firsts = vec![first];
                 firsts.extend(experience.allocation(forms, &losses, budget));
-                let probes = std::mem::take(&mut experience.probes);
-                let (best, fitted, probes, spent) =
-                    search::beam(problem, firsts, &prediction, &self.scorer, probes)?;
-                experience.probes = probes;
+                let (best, fitted, spent) =
+                    search::beam(problem, firsts, &prediction, &self.scorer)?;
                 effort.add(spent);
                 compressed = Some(fitted);
                 best

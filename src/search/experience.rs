@@ -2,7 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::probe::Probe;
 use super::start::start;
 use super::{Allocation, Budget, LayerOptions};
 use crate::factorize::Choice;
@@ -12,8 +11,6 @@ use crate::factorize::Choice;
 pub struct Experience {
     /// Loss per unit of relative output error, by layer.
     pub sensitivity: Vec<f64>,
-    /// What changes of single layers did, in place.
-    pub probes: Vec<Probe>,
     /// What it chose.
     pub choices: Vec<Option<Choice>>,
 }

@@ -39,7 +39,6 @@ pub use options::{LayerOption, LayerOptions};
 pub use paper::paper;
 pub use plan::{Plan, PlanConstant, PlanLayer};
 pub use predict::{Prediction, rank_correlation};
-pub use probe::Probe;
 pub use race::Difference;
 pub use samples::Samples;
 pub use sensitivity::sensitivities;
