@@ -199,7 +199,7 @@ impl PackedConv {
         if samples == 0 || out_len == 0 {
             return Ok(());
         }
-        if Winograd::pays(shape, spatial, samples, self.isa) {
+        if Winograd::pays(shape, spatial, self.isa) {
             let winograd = self.winograd.get_or_init(|| Winograd::new(self));
             SCRATCH.with_borrow_mut(|scratch| {
                 winograd.run(self, input, samples, spatial, output, residual, clamp, scratch, out);

@@ -8,7 +8,7 @@
 //!
 //! The points of interpolation are 0, infinity and the square roots of 1/2 and 2 with both signs. Powers
 //! of these stay near one, which keeps rounding near that of the plain sum: with 0, 1, -1, 2 and -2 it is
-//! about three times as much.
+//! about three times as much. A value that is not finite spoils the tiles that see it.
 
 mod lanes;
 
@@ -52,6 +52,10 @@ const BLOCK_TILES: usize = 96;
 /// Elements between the planes of two points, besides their tiles: keeps them off the same sets of a
 /// cache.
 const GAP: usize = 16;
+
+/// Bytes that transformed weights take at most: four times the kernel's, and of larger ones a cache holds
+/// too little.
+const WEIGHT_BYTES: usize = 16 << 20;
 
 /// Transformed weights.
 #[derive(Debug)]
@@ -128,8 +132,9 @@ impl Geometry {
 }
 
 impl Winograd {
-    /// Whether this is the faster way to convolve `samples` samples of `spatial` extents.
-    pub fn pays(shape: &ConvShape, spatial: Spatial, samples: usize, isa: Isa) -> bool {
+    /// Whether this is the faster way to convolve inputs of `spatial` extents, if only one: the
+    /// results of a sample must not depend on how many are run with it.
+    pub fn pays(shape: &ConvShape, spatial: Spatial, isa: Isa) -> bool {
         let plain = shape.kernel == [1, 3, 3]
             && shape.strides == [1; 3]
             && shape.dilations == [1; 3]
@@ -144,18 +149,20 @@ impl Winograd {
         let geometry = Geometry::new(shape, output, isa);
         let lanes = tile::lane_count(isa);
         let products = shape.in_channels * shape.out_channels;
+        let weights = POINTS * shape.in_channels * geometry.outputs_held;
+        if 4 * weights > WEIGHT_BYTES {
+            return false;
+        }
         // In vector instructions, with what loads of weights from a third-level cache take.
-        let loads = |times: usize, weights: usize| (times * weights / 4) as f64;
+        let loads = |weights: usize| (weights / 4) as f64;
         let plane = output[1] * output[2];
-        let direct = 1.07 * (samples * 9 * products * plane) as f64 / lanes as f64
-            + loads(samples, 9 * products);
-        let tiles = samples * geometry.tiles[0] * geometry.tiles[1];
+        let direct = 1.07 * (9 * products * plane) as f64 / lanes as f64 + loads(9 * products);
+        let tiles = geometry.tiles[0] * geometry.tiles[1];
         let vectors = [geometry.channels_held, geometry.outputs_held].map(|held| held / lanes);
         let transforms = 330 * vectors[0] + 420 * vectors[1];
         let sums = 1.2 * (POINTS * shape.in_channels * vectors[1]) as f64;
-        let weights = POINTS * shape.in_channels * geometry.outputs_held;
-        let here = tiles as f64 * (sums + transforms as f64)
-            + loads(tiles.div_ceil(geometry.block), weights);
+        let blocks = tiles.div_ceil(geometry.block);
+        let here = tiles as f64 * (sums + transforms as f64) + loads(blocks * weights);
         here < 0.9 * direct
     }
 
