@@ -253,9 +253,9 @@ impl Search<'_, '_> {
     /// base.
     fn compress(&mut self, allocation: &Allocation) -> Result<Compressed> {
         let Problem { network, options, .. } = self.problem;
-        let choices = Network::choices(options, allocation);
+        let taken = Network::taken(options, allocation);
         let (snapshots, effort) = (&mut self.calibration_snapshots, &mut self.effort);
-        network.compress(&choices, &self.base, snapshots, effort)
+        network.compress(&taken, &self.base, snapshots, effort)
     }
 
     fn network_of(&mut self, candidate: &Candidate) -> Result<Compressed> {
@@ -267,8 +267,8 @@ impl Search<'_, '_> {
 
     /// The first layer in which an allocation is another than the base.
     fn differing(&self, allocation: &Allocation) -> usize {
-        let choices = Network::choices(self.problem.options, allocation);
-        (0..choices.len()).find(|&l| choices[l] != self.base.choices[l]).unwrap_or(choices.len())
+        let taken = Network::taken(self.problem.options, allocation);
+        (0..taken.len()).find(|&l| taken[l] != self.base.taken[l]).unwrap_or(taken.len())
     }
 
     /// Makes a candidate the one whose prefix states are kept.
