@@ -132,9 +132,9 @@ impl<'a> Ground<'a> {
         whole: &Whole<'_>,
         parts: &Parts,
         options: &Options,
-        progress: &dyn Progress,
+        progress: &'a dyn Progress,
     ) -> Result<Self> {
-        let mut network = plain(dense, whole, options)?;
+        let mut network = plain(dense, whole, options, progress)?;
         calibrate_for_search(&mut network, parts, options, progress)?;
         let quick = quick(&network, dense, whole, parts, options)?;
         let (forms, total, rest) = forms(&network, dense, whole, options, progress)?;
@@ -270,16 +270,16 @@ pub(super) fn choose<'a>(
     parts: Option<&Parts>,
     options: &Options,
     seconds: &mut report::Seconds,
-    progress: &dyn Progress,
+    progress: &'a dyn Progress,
 ) -> Result<(Found, Network<'a>)> {
     let clock = Instant::now();
     if !options.factorizes() {
-        return Ok((Found::nothing(dense, "no ratio"), plain(dense, whole, options)?));
+        return Ok((Found::nothing(dense, "no ratio"), plain(dense, whole, options, progress)?));
     }
     if let Some(ratio) = options.ratio
-        && let Some(found) = bits_alone(dense, whole, options, ratio)?
+        && let Some(found) = bits_alone(dense, whole, options, ratio, progress)?
     {
-        return Ok((found, plain(dense, whole, options)?));
+        return Ok((found, plain(dense, whole, options, progress)?));
     }
     progress.phase("calibrate", None);
     let Some(parts) = parts else {
@@ -287,7 +287,7 @@ pub(super) fn choose<'a>(
             option: "--max-drop".to_owned(),
             reason: "without --data nothing tells what is lost; give --data or --ratio".to_owned(),
         })?;
-        let network = plain(dense, whole, options)?;
+        let network = plain(dense, whole, options, progress)?;
         let (forms, total, rest) = forms(&network, dense, whole, options, progress)?;
         let budget = budget(total, rest, &forms, options.target, ratio)?;
         let losses = Prediction::new(vec![1.0; forms.len()]).losses(&forms);
@@ -320,11 +320,12 @@ pub(super) fn bits_alone(
     whole: &Whole<'_>,
     options: &Options,
     ratio: f64,
+    progress: &dyn Progress,
 ) -> Result<Option<Found>> {
     if options.target != Target::Bytes || options.quantize.is_none() {
         return Ok(None);
     }
-    let bytes = plain(dense, whole, options)?.price.model(&dense.model)? as f64;
+    let bytes = plain(dense, whole, options, progress)?.price.model(&dense.model)? as f64;
     let reached = bytes * ratio <= whole.bytes as f64;
     Ok(reached.then(|| Found::nothing(dense, "fewer bits alone reach the ratio")))
 }

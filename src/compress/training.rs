@@ -86,6 +86,7 @@ impl<'a> Trainer<'a> {
         parts: &'a Parts,
         sample: &[Tensor],
         request: &'a Request,
+        progress: &dyn Progress,
     ) -> Result<Option<Self>> {
         let options = &request.options;
         let Some((data, samples)) = &parts.train else { return Ok(None) };
@@ -101,7 +102,7 @@ impl<'a> Trainer<'a> {
         }
         let original = Evaluator::observing(model, &matched)?;
         let checks = Samples::new(&parts.data, parts.search.clone(), &original)?;
-        let scorer = search::scorer(&original, &checks, options.metric, true)?;
+        let scorer = search::scorer(&original, &checks, options.metric, true, progress)?;
         let labelled = scorer.task() == Task::Classification && data.has_labels();
         let probe = match labelled {
             true => {
@@ -109,7 +110,7 @@ impl<'a> Trainer<'a> {
                 order.shuffle(&mut ChaCha8Rng::seed_from_u64(options.seed));
                 order.truncate(checks.len());
                 let samples = Samples::new(data, order, &original)?;
-                let scorer = search::scorer(&original, &samples, options.metric, true)?;
+                let scorer = search::scorer(&original, &samples, options.metric, true, progress)?;
                 Some((samples, scorer))
             }
             false => None,
@@ -357,7 +358,8 @@ impl<'a> Trainer<'a> {
     ) -> Result<Model> {
         let macs = result::macs(model, &find(model, &Filter::default())?, sample.to_vec())?;
         let share = if self.options.msr > 0.0 { share - DENSE_SHARE * share } else { share };
-        let start = search::score(&Evaluator::new(model)?, &self.checks, &self.scorer)?.mean_loss();
+        let dense = Evaluator::new(model)?;
+        let start = search::score(&dense, &self.checks, &self.scorer, progress)?.mean_loss();
         let recipe = self.recipe(macs.map_or(self.macs, |m| m as f64), share, start);
         let decay = self.options.decay;
         let aim = |parameters: &[Parameter]| -> Result<Aim<'_>> {

@@ -14,6 +14,7 @@ use crate::eval::{Evaluator, State};
 use crate::factorize::{Choice, Factors, Fit, curves, replace};
 use crate::graph::NameAllocator;
 use crate::layer::Rows;
+use crate::progress::go_on;
 
 /// Bytes that the states of all calibration runs may take together.
 const LIVE_BYTES: usize = 512 << 20;
@@ -64,7 +65,7 @@ impl Network<'_> {
     /// differs is taken over; `snapshots` are of `base`'s calibration runs.
     ///
     /// # Errors
-    /// When the network can't be run or a fit fails.
+    /// When the network can't be run, a fit fails, or the run is interrupted.
     pub fn compress(
         &self,
         choices: &[Option<Choice>],
@@ -82,6 +83,7 @@ impl Network<'_> {
             (Some(samples), Statistics::Sequential | Statistics::Loss) => samples,
             _ => {
                 for l in first..self.layers.len() {
+                    go_on(self.progress)?;
                     let factors = match choices[l] {
                         None => None,
                         choice => Some(self.factors(l, choice, &self.own_fits(l))?),
@@ -99,6 +101,7 @@ impl Network<'_> {
         let changed_before = network.factors[..first].iter().any(Option::is_some);
         let mut changed = changed_before;
         for l in first..self.layers.len() {
+            go_on(self.progress)?;
             effort.layer_passes += calibration.len() as u64;
             network.fits[l] = None;
             if choices[l].is_none() && !changed {
@@ -140,6 +143,7 @@ impl Network<'_> {
             .par_iter()
             .enumerate()
             .map(|(l, known)| {
+                go_on(self.progress)?;
                 let mut revised = known.clone();
                 if let (Some(fits), Some(map)) = (&base.fits[l], &self.layers[l].map) {
                     revised.revise(map, fits)?;
@@ -196,6 +200,7 @@ impl Network<'_> {
             .map(|(runs, states)| {
                 let mut sums = self.sums(l);
                 for (run, kept) in runs.zip(states) {
+                    go_on(self.progress)?;
                     let mut state = kept.clone();
                     evaluator.advance(&mut state, step)?;
                     let state = &state;
