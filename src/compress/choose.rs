@@ -149,9 +149,9 @@ impl<'a> Ground<'a> {
         whole: &Whole<'_>,
         parts: &Parts,
         options: &Options,
-        progress: &dyn Progress,
+        progress: &'a dyn Progress,
     ) -> Result<Self> {
-        let mut network = plain(dense, whole, options)?;
+        let mut network = plain(dense, whole, options, progress)?;
         calibrate_for_search(&mut network, parts, options, progress)?;
         let quick = quick(&network, dense, whole, parts, options)?;
         let (forms, total, rest) = forms(&network, dense, whole, options, progress)?;
@@ -288,16 +288,16 @@ pub(super) fn choose<'a>(
     parts: Option<&Parts>,
     options: &Options,
     seconds: &mut report::Seconds,
-    progress: &dyn Progress,
+    progress: &'a dyn Progress,
 ) -> Result<(Found, Network<'a>)> {
     let clock = Instant::now();
     if !options.factorizes() {
-        return Ok((Found::nothing(dense, "no ratio"), plain(dense, whole, options)?));
+        return Ok((Found::nothing(dense, "no ratio"), plain(dense, whole, options, progress)?));
     }
     if let Some(ratio) = options.ratio
-        && let Some(found) = bits_alone(dense, whole, options, ratio)?
+        && let Some(found) = bits_alone(dense, whole, options, ratio, progress)?
     {
-        return Ok((found, plain(dense, whole, options)?));
+        return Ok((found, plain(dense, whole, options, progress)?));
     }
     progress.phase("calibrate", None);
     let Some(parts) = parts else {
@@ -305,7 +305,7 @@ pub(super) fn choose<'a>(
             option: "--max-drop".to_owned(),
             reason: "without --data nothing tells what is lost; give --data or --ratio".to_owned(),
         })?;
-        let network = plain(dense, whole, options)?;
+        let network = plain(dense, whole, options, progress)?;
         let (forms, total, rest) = forms(&network, dense, whole, options, progress)?;
         let budget = budget(total, rest, &forms, options.target, ratio)?;
         let losses = Prediction::new(vec![1.0; forms.len()]).losses(&forms);
@@ -353,6 +353,7 @@ pub(super) fn bits_alone(
     whole: &Whole<'_>,
     options: &Options,
     ratio: f64,
+    progress: &dyn Progress,
 ) -> Result<Option<Found>> {
     let Some(form) = options.quantize.filter(|_| options.target == Target::Bytes) else {
         return Ok(None);
@@ -360,7 +361,7 @@ pub(super) fn bits_alone(
     if form.has_choice() {
         return Ok(None);
     }
-    let bytes = bytes(&plain(dense, whole, options)?, dense, whole, options)? as f64;
+    let bytes = bytes(&plain(dense, whole, options, progress)?, dense, whole, options)? as f64;
     let reached = bytes * ratio <= whole.bytes as f64;
     Ok(reached.then(|| Found::nothing(dense, "fewer bits alone reach the ratio")))
 }

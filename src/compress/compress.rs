@@ -72,12 +72,12 @@ impl Job {
     ///
     /// # Errors
     /// As [`compress`].
-    pub fn run(
+    pub fn run<'p>(
         &self,
         request: &Request,
         judge: Option<&Judge>,
-        mut shared: Option<&mut Shared<'_>>,
-        progress: &dyn Progress,
+        mut shared: Option<&mut Shared<'p>>,
+        progress: &'p dyn Progress,
     ) -> Result<(Report, Experience)> {
         let begin = Instant::now();
         let request = &Request { options: self.options(request), ..request.clone() };
@@ -86,7 +86,7 @@ impl Job {
         let Self { model, layers, sample, parts, .. } = self;
         let parts = parts.as_ref();
         let mut trainer = match parts {
-            Some(parts) => Trainer::new(model, parts, sample, request)?,
+            Some(parts) => Trainer::new(model, parts, sample, request, progress)?,
             None => None,
         };
         let whole = self.whole()?;
@@ -108,7 +108,7 @@ impl Job {
                 match shared.choose(&whole, parts, options, &mut seconds, progress)? {
                     (found, Some(network)) => (found, Searched::Shared(network)),
                     (found, None) => {
-                        (found, Searched::Own(Box::new(plain(&dense, &whole, options)?)))
+                        (found, Searched::Own(Box::new(plain(&dense, &whole, options, progress)?)))
                     }
                 }
             }
@@ -128,7 +128,7 @@ impl Job {
                 retrained = dense;
                 found.compressed = None;
                 tuning += clock.elapsed().as_secs_f64();
-                (&retrained, Searched::Own(Box::new(plain(&retrained, &whole, options)?)))
+                (&retrained, Searched::Own(Box::new(plain(&retrained, &whole, options, progress)?)))
             }
             _ => (&dense, searched),
         };
@@ -147,12 +147,12 @@ impl Job {
                 let judge = match judge {
                     Some(judge) => judge,
                     None => {
-                        own = Judge::of(model, parts, options.metric)?;
+                        own = Judge::of(model, parts, options.metric, progress)?;
                         &own
                     }
                 };
                 let factorized = options.factorizes().then_some(&compressed);
-                Some(judge.proof(parts, factorized)?)
+                Some(judge.proof(parts, factorized, progress)?)
             }
             None => None,
         };
@@ -166,7 +166,7 @@ impl Job {
             let (ratio, first) = (options.ratio, share - last);
             output = trainer.tune(&start, sample, ratio, first, &mut stages, progress)?;
             if let Some(proof) = &mut proof {
-                proof.metric.tuned = Some(proof.score(&output)?);
+                proof.metric.tuned = Some(proof.score(&output, progress)?);
             }
             tuning += clock.elapsed().as_secs_f64();
             seconds.tune = Some(tuning);
@@ -212,7 +212,7 @@ impl Job {
             output = result;
             quantized = Some(about);
             if let Some(proof) = &mut proof {
-                proof.metric.quantized = Some(proof.score(&output)?);
+                proof.metric.quantized = Some(proof.score(&output, progress)?);
             }
         }
 

@@ -36,6 +36,7 @@ pub(super) fn plain<'a>(
     dense: &'a Dense,
     whole: &Whole<'_>,
     options: &Options,
+    progress: &'a dyn Progress,
 ) -> Result<Network<'a>> {
     let knobs = NetworkOptions {
         statistics: Statistics::None,
@@ -44,6 +45,7 @@ pub(super) fn plain<'a>(
         seed: options.seed,
     };
     let mut network = Network::new(&dense.model, &dense.layers, whole.sample.to_vec(), knobs)?;
+    network.progress = progress;
     network.price = Price { form: options.quantize.map(|form| (form, options.block)) };
     let floats = Floats::new(&options.float)?;
     let bits = |layer: &Layer| match options.target {
@@ -71,7 +73,7 @@ pub(super) fn quick<'a>(
     if options.search != SearchMode::Beam || network.options.rows_per_input == ROWS.0 {
         return Ok(None);
     }
-    let mut few = plain(dense, whole, options)?;
+    let mut few = plain(dense, whole, options, network.progress)?;
     gather(&mut few, parts, false, options)?;
     few.take_metrics(network);
     Ok(Some(few))

@@ -91,7 +91,7 @@ pub fn sweep(request: &SweepRequest, progress: &dyn Progress) -> Result<Sweep> {
     let job = Job::prepare(&places[0].request, progress)?;
     let whole = job.whole()?;
     let dense = Dense::of(job.model.clone(), &whole.layers);
-    let judge = job.judge(&base.options)?;
+    let judge = job.judge(&base.options, progress)?;
     let mut shared = Shared::of(&dense);
     for (at, place) in places.iter().enumerate() {
         let last = records[..at].iter().rev().flatten().find(|r| r.report.is_some());

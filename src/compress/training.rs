@@ -89,6 +89,7 @@ impl<'a> Trainer<'a> {
         parts: &'a Parts,
         sample: &[Tensor],
         request: &'a Request,
+        progress: &dyn Progress,
     ) -> Result<Option<Self>> {
         let options = &request.options;
         let Some((data, samples)) = &parts.train else { return Ok(None) };
@@ -104,7 +105,7 @@ impl<'a> Trainer<'a> {
         }
         let original = Evaluator::observing(model, &matched)?;
         let checks = Samples::new(&parts.data, parts.search.clone(), &original)?;
-        let scorer = search::scorer(&original, &checks, options.metric, true)?;
+        let scorer = search::scorer(&original, &checks, options.metric, true, progress)?;
         let labelled = scorer.task() == Task::Classification && data.has_labels();
         let probe = match labelled {
             true => {
@@ -112,7 +113,7 @@ impl<'a> Trainer<'a> {
                 order.shuffle(&mut ChaCha8Rng::seed_from_u64(options.seed));
                 order.truncate(checks.len());
                 let samples = Samples::new(data, order, &original)?;
-                let scorer = search::scorer(&original, &samples, options.metric, true)?;
+                let scorer = search::scorer(&original, &samples, options.metric, true, progress)?;
                 Some((samples, scorer))
             }
             false => None,
@@ -364,7 +365,8 @@ impl<'a> Trainer<'a> {
         progress: &dyn Progress,
     ) -> Result<Model> {
         let macs = result::macs(model, &find(model, &Filter::default())?, sample.to_vec())?;
-        let start = search::score(&Evaluator::new(model)?, &self.checks, &self.scorer)?.mean_loss();
+        let untrained = Evaluator::new(model)?;
+        let start = search::score(&untrained, &self.checks, &self.scorer, progress)?.mean_loss();
         let recipe = self.recipe(macs.map_or(self.macs, |m| m as f64), self.left(share), start);
         let decay = self.options.decay;
         let aim = |parameters: &[Parameter]| -> Result<Aim<'_>> {

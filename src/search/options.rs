@@ -338,7 +338,7 @@ mod tests {
         let map = LinearMap { form: Form::MatMulRight, groups: 1, rows, columns, bias: None };
         let x = product(&random(samples, columns, 1), &random(columns, columns, 2));
         let w = random(rows, columns, 3);
-        let xx = Covariance::of_rows(&(&x / (samples as f64).sqrt()));
+        let xx = Covariance::of_rows(&x / (samples as f64).sqrt());
         let (tx, energy) = (xx.apply(&w), xx.energy(&w));
         let fits = [Fit { xx, tx, energy, means: None, metric: None }];
         let price = Price { form: Some((quantize::Form::Int4, 16)) };

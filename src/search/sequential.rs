@@ -15,6 +15,7 @@ use crate::eval::{Evaluator, State};
 use crate::factorize::{Choice, Factors, Fit, curves, replace};
 use crate::graph::NameAllocator;
 use crate::layer::Rows;
+use crate::progress::go_on;
 use crate::quantize::Storage;
 
 /// Bytes that the states of all calibration runs may take together.
@@ -104,7 +105,7 @@ impl Network<'_> {
     /// differs is taken over; `snapshots` are of `base`'s calibration runs.
     ///
     /// # Errors
-    /// When the network can't be run or a fit fails.
+    /// When the network can't be run, a fit fails, or the run is interrupted.
     pub fn compress(
         &self,
         taken: &[Taken],
@@ -122,6 +123,7 @@ impl Network<'_> {
             (Some(samples), Statistics::Sequential | Statistics::Loss) => samples,
             _ => {
                 for l in first..self.layers.len() {
+                    go_on(self.progress)?;
                     let factors = match taken[l] {
                         one if one.is_original() => None,
                         one => Some(self.factors(l, one.choice, &self.own_fits(l))?),
@@ -139,6 +141,7 @@ impl Network<'_> {
         let changed_before = network.factors[..first].iter().any(Option::is_some);
         let mut changed = changed_before;
         for l in first..self.layers.len() {
+            go_on(self.progress)?;
             effort.layer_passes += calibration.len() as u64;
             network.fits[l] = None;
             if taken[l].is_original() && !changed {
@@ -180,6 +183,7 @@ impl Network<'_> {
             .par_iter()
             .enumerate()
             .map(|(l, known)| {
+                go_on(self.progress)?;
                 let mut revised = known.clone();
                 if let (Some(fits), Some(map)) = (&base.fits[l], &self.layers[l].map) {
                     revised.revise(map, fits)?;
@@ -236,6 +240,7 @@ impl Network<'_> {
             .map(|(runs, states)| {
                 let mut sums = self.sums(l);
                 for (run, kept) in runs.zip(states) {
+                    go_on(self.progress)?;
                     let mut state = kept.clone();
                     evaluator.advance(&mut state, step)?;
                     let state = &state;

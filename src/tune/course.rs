@@ -129,7 +129,7 @@ impl Course<'_> {
                 let judged = judged(&counted(&grids, parameters))?;
                 let evaluator = Evaluator::new(&student.trained(&judged)?)?;
                 let of = |(samples, scorer)| -> Result<f64> {
-                    Ok(score(&evaluator, samples, scorer)?.mean_loss())
+                    Ok(score(&evaluator, samples, scorer, progress)?.mean_loss())
                 };
                 let held = of((self.checks, self.scorer))?;
                 Ok(Judgement { held, fitted: self.probe.map(of).transpose()? })

@@ -42,7 +42,8 @@ impl Trainer<'_> {
         // Values are rounded in training too.
         let seen = quantization.of_values().apply(&floats)?;
         let macs = super::result::macs(model, &find(model, &Filter::default())?, sample.to_vec())?;
-        let start = search::score(&Evaluator::new(&seen)?, &self.checks, &self.scorer)?.mean_loss();
+        let untrained = Evaluator::new(&seen)?;
+        let start = search::score(&untrained, &self.checks, &self.scorer, progress)?.mean_loss();
         let recipe = self.recipe(macs.map_or(self.macs, |m| m as f64), self.left(share), start);
         let decay = self.options.decay;
         let mut used = None;
