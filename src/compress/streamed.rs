@@ -23,7 +23,7 @@ use crate::layer::{Extent, Layer, product_values};
 use crate::onnx::{Model, NodeProto, Spill, TensorProto};
 use crate::options::{Options, RankMultiple, Target};
 use crate::progress::Progress;
-use crate::quantize::{self, Price};
+use crate::quantize;
 use crate::report::{Report, Seconds};
 use crate::search::{LayerOptions, Network, Plan, PlanLayer, Prediction, start};
 use crate::tensor::Tensor;
@@ -304,7 +304,6 @@ impl Workshop<'_> {
         let form = |(l, found): (usize, &Decomposed)| -> Result<LayerOptions> {
             let layer = &self.layers[l];
             let node = &self.model.graph().node[layer.node];
-            let price = Price::default();
             let mut forms = LayerOptions::of_choices(
                 layer,
                 node,
@@ -312,7 +311,6 @@ impl Workshop<'_> {
                 &found.choices,
                 step,
                 extents[l],
-                price,
             )?;
             forms.prune(|cost| resource.of(cost));
             Ok(forms)
