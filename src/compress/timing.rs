@@ -8,7 +8,7 @@ use prost::Message;
 use crate::error::{Error, Result};
 use crate::factorize::{Choice, Factors, Scheme, replace};
 use crate::fnv::Fnv;
-use crate::graph::{NameAllocator, constant_tensor};
+use crate::graph::{NameAllocator, constant_tensor, constants};
 use crate::layer::{Layer, shapes};
 use crate::onnx::{
     GraphProto, Model, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto,
@@ -106,7 +106,7 @@ impl Timed<'_> {
                 table.machine
             ),
         };
-        let whole = self.whole_key();
+        let whole = model_key(self.model, self.sample);
         let total = match table.models.get(&whole) {
             Some(&total) => total,
             None if here => nanoseconds(self.model, self.sample)?,
@@ -151,23 +151,6 @@ impl Timed<'_> {
         }
         table.models.insert(whole, total);
         Ok(total)
-    }
-
-    /// What tells the time of the whole model from others': its nodes and the shapes that go in, whatever
-    /// the weights are.
-    fn whole_key(&self) -> String {
-        let mut key = Fnv::default();
-        for node in &self.model.graph().node {
-            let mut node = node.clone();
-            for attribute in &mut node.attribute {
-                (attribute.t, attribute.sparse_tensor) = (None, None);
-            }
-            key.mix(&node.encode_to_vec());
-        }
-        for input in self.sample {
-            key.mix(format!("{:?} {:?}", input.data_type(), input.shape()).as_bytes());
-        }
-        key.text()
     }
 
     /// What tells a layer's time from others': operator, attributes, shapes.
@@ -300,6 +283,43 @@ fn spread(values: &BTreeSet<usize>, most: usize) -> Vec<usize> {
     chosen.into_iter().collect()
 }
 
+/// What tells the time of a whole model from others': its operators, what goes into which, the shapes of
+/// its constants and inputs; neither names nor the numbers in weights.
+fn model_key(model: &Model, sample: &[Tensor]) -> String {
+    let graph = model.graph();
+    let mut key = Fnv::default();
+    let mut places: HashMap<String, usize> = HashMap::new();
+    let mut place = |name: &str| {
+        let next = places.len();
+        *places.entry(name.to_owned()).or_insert(next)
+    };
+    let constants = constants(model);
+    for node in &graph.node {
+        let mut kind = NodeProto {
+            op_type: node.op_type.clone(),
+            domain: node.domain.clone(),
+            attribute: node.attribute.clone(),
+            ..NodeProto::default()
+        };
+        for attribute in &mut kind.attribute {
+            (attribute.t, attribute.sparse_tensor) = (None, None);
+        }
+        key.mix(&kind.encode_to_vec());
+        for name in &node.input {
+            let stored = constants.get(name).and_then(|c| c.proto(graph));
+            let stored = stored.map(|t| (t.data_type(), &t.dims));
+            key.mix(format!("{} {stored:?}", place(name)).as_bytes());
+        }
+        for name in &node.output {
+            key.mix(format!("> {}", place(name)).as_bytes());
+        }
+    }
+    for input in sample {
+        key.mix(format!("{:?} {:?}", input.data_type(), input.shape()).as_bytes());
+    }
+    key.text()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -310,5 +330,37 @@ mod tests {
         assert_eq!(spread(&values, 4), [1, 4, 16, 64]);
         assert_eq!(spread(&BTreeSet::from([3]), 4), [3]);
         assert!(spread(&BTreeSet::new(), 4).is_empty());
+    }
+
+    /// Trained weights take the same time; another width, under the same names, does not.
+    #[test]
+    fn models_are_known_by_their_shapes() {
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/mnist_conv.onnx");
+        let model = Model::read(&fixture).expect("the fixture");
+        let key = model_key(&model, &[]);
+        let kernel =
+            |model: &Model| model.graph().initializer.iter().position(|t| t.dims.len() == 4);
+        let first = kernel(&model).expect("a kernel");
+
+        let mut trained = model.clone();
+        let stored = &mut trained.graph_mut().initializer[first];
+        let bytes = stored.raw_data.as_ref().map_or(0, |data| data.len());
+        assert!(bytes > 0);
+        stored.raw_data = Some(vec![0; bytes].into());
+        assert_eq!(model_key(&trained, &[]), key);
+
+        let mut renamed = model.clone();
+        let name = renamed.graph().initializer[first].name().to_owned();
+        renamed.graph_mut().initializer[first].name = Some("other".to_owned());
+        for input in renamed.graph_mut().node.iter_mut().flat_map(|node| &mut node.input) {
+            if *input == name {
+                *input = "other".to_owned();
+            }
+        }
+        assert_eq!(model_key(&renamed, &[]), key);
+
+        let mut wider = model.clone();
+        wider.graph_mut().initializer[first].dims[0] *= 2;
+        assert_ne!(model_key(&wider, &[]), key);
     }
 }
