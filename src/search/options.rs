@@ -38,7 +38,7 @@ pub struct LayerOptions {
 }
 
 impl LayerOptions {
-    /// The forms of `layer` under the given fits of its groups.
+    /// The forms of `layer`, of a graph of `nodes`, under the given fits of its groups.
     ///
     /// `at` says where the map is applied, `price` how weights are stored; ranks are multiples of
     /// `rank_multiple`.
@@ -47,7 +47,7 @@ impl LayerOptions {
     /// When a decomposition fails.
     pub fn new(
         layer: &Layer,
-        node: &NodeProto,
+        nodes: &[NodeProto],
         fits: &[Fit],
         schemes: &[Scheme],
         rank_multiple: usize,
@@ -60,13 +60,13 @@ impl LayerOptions {
             return Ok(Self { options: vec![dense], stored, energy: 0.0, errors: Vec::new() });
         };
         let energy: f64 = fits.iter().map(|fit| fit.energy).sum();
-        let mut options = vec![dense(layer, node, map, stored, price)?];
+        let mut options = vec![dense(layer, nodes, map, stored, price)?];
         let mut errors = Vec::new();
         let curves = curves(map, fits, schemes)?;
         for curve in &curves {
             let scheme = curve.scheme;
             let rank_in = (scheme == Scheme::Tucker).then_some(1);
-            let overhead = overhead(layer, node, map, Some(Choice { scheme, rank: 1, rank_in }))?;
+            let overhead = overhead(layer, nodes, map, Some(Choice { scheme, rank: 1, rank_in }))?;
             for (choice, error) in curve.choices(map)? {
                 let error = (error / energy.max(f64::MIN_POSITIVE)).min(1.0);
                 errors.push((choice, error));
@@ -166,13 +166,13 @@ fn stored(layer: &Layer, at: Extent, price: Price) -> Cost {
 /// The layer with a weight of its own shape, as a refit leaves it.
 fn dense(
     layer: &Layer,
-    node: &NodeProto,
+    nodes: &[NodeProto],
     map: &LinearMap,
     stored: Cost,
     price: Price,
 ) -> Result<LayerOption> {
     let params = layer.weight_params + bias(layer, map);
-    let bytes = bytes(layer, map, None, price) + overhead(layer, node, map, None)?;
+    let bytes = bytes(layer, map, None, price) + overhead(layer, nodes, map, None)?;
     Ok(LayerOption { choice: None, cost: Cost { params, bytes, ..stored }, error: 0.0 })
 }
 
@@ -183,27 +183,29 @@ fn bias(layer: &Layer, map: &LinearMap) -> u64 {
     layer.bias_params.max(outputs as u64)
 }
 
-/// Bytes that new nodes and tensors take beside their elements, less those of the layer's own node
+/// Bytes that new nodes and tensors take beside their elements, less those of the layer's own nodes
 /// and tensors.
 fn overhead(
     layer: &Layer,
-    node: &NodeProto,
+    nodes: &[NodeProto],
     map: &LinearMap,
     choice: Option<Choice>,
 ) -> Result<u64> {
     let mut names = NameAllocator::default();
-    let replacement = replace(layer, node, &Factors::zeros(choice, map), &mut names)?;
+    let made = replace(layer, nodes, &Factors::zeros(choice, map), &mut names)?;
     // Numbers in a header grow with the ranks by a few bytes.
     const SLACK: usize = 12;
-    let nodes: usize = replacement.nodes.iter().map(|n| n.encoded_len() + 4).sum();
-    let tensors: usize = replacement
-        .constants
+    let len = |node: &NodeProto| node.encoded_len() + 4;
+    let new: usize = made.iter().flat_map(|r| &r.nodes).map(len).sum();
+    let tensors: usize = made
         .iter()
+        .flat_map(|r| &r.constants)
         .map(|(name, tensor)| {
             TensorProto::from_tensor(name, tensor).encoded_len() + SLACK - tensor.byte_len()
         })
         .sum();
     let names = layer.weight.len() + map.bias.as_ref().map_or(0, |bias| bias.len() + 12);
-    let own = node.encoded_len() + 4 + names + 12;
-    Ok((nodes + tensors).saturating_sub(own) as u64)
+    let own: usize = layer.uses().map(|(node, _)| len(&nodes[node])).sum();
+    let own = own + names + 12;
+    Ok((new + tensors).saturating_sub(own) as u64)
 }
