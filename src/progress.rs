@@ -1,5 +1,7 @@
 //! How long work tells what it is doing, and hears that it should stop.
 
+use crate::error::{Error, Result};
+
 /// Listens to a run and may ask it to stop.
 pub trait Progress: Sync {
     /// A stage begins: one word for what it does, and the number of steps it takes where known.
@@ -13,6 +15,14 @@ pub trait Progress: Sync {
 
     /// Whether the run should stop as soon as it can.
     fn interrupted(&self) -> bool;
+}
+
+/// That the work stops here if it is to stop: asked for before every part that takes long.
+///
+/// # Errors
+/// [`Error::Interrupted`].
+pub fn go_on(progress: &dyn Progress) -> Result<()> {
+    if progress.interrupted() { Err(Error::Interrupted) } else { Ok(()) }
 }
 
 /// Says nothing and never asks to stop.

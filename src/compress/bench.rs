@@ -74,7 +74,7 @@ pub fn bench_table(
     let bytes = model.encoded_len();
     let whole = Whole { model: &model, layers, bytes, sample: &sample };
     let dense = Dense::of(model.clone(), &whole.layers);
-    let network = plain(&dense, &whole, options)?;
+    let network = plain(&dense, &whole, options, progress)?;
     let timed = Timed { model: &model, layers: &network.layers, sample: &sample };
     let step = timed.step(options.rank_multiple, progress)?;
     let mut forms = network.layer_options(&options.schemes, step)?;

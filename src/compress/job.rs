@@ -20,7 +20,7 @@ use crate::onnx::Model;
 use crate::onnx::proto::tensor_shape_proto::dimension::Value as Extents;
 use crate::options::Options;
 use crate::progress::Progress;
-use crate::quantize;
+use crate::quantize::{self, Floats};
 use crate::report::{self, Metric};
 use crate::score::{MetricKind, Scorer};
 use crate::search::{self, Compressed, Experience, Network, Samples};
@@ -141,9 +141,9 @@ impl Job {
     ///
     /// # Errors
     /// As [`Judge::of`].
-    pub fn judge(&self, options: &Options) -> Result<Option<Judge>> {
+    pub fn judge(&self, options: &Options, progress: &dyn Progress) -> Result<Option<Judge>> {
         let parts = self.parts.as_ref();
-        parts.map(|parts| Judge::of(&self.model, parts, options.metric)).transpose()
+        parts.map(|parts| Judge::of(&self.model, parts, options.metric, progress)).transpose()
     }
 }
 
@@ -162,6 +162,7 @@ fn check_options(
 ) -> Result<()> {
     if options.quantize.is_some() {
         quantize::check(model)?;
+        Floats::new(&options.float)?.check(model)?;
     } else if !options.factorizes() {
         return Err(Error::Option {
             option: "--ratio".to_owned(),
@@ -236,11 +237,16 @@ impl Judge {
     ///
     /// # Errors
     /// When it can't be run, or the metric doesn't fit the outputs.
-    pub fn of(model: &Model, parts: &Parts, metric: Option<MetricKind>) -> Result<Self> {
+    pub fn of(
+        model: &Model,
+        parts: &Parts,
+        metric: Option<MetricKind>,
+        progress: &dyn Progress,
+    ) -> Result<Self> {
         let (data, indices, source) = &parts.report;
         let original = Evaluator::new(model)?;
         let samples = Samples::new(data, indices.clone(), &original)?;
-        let scorer = search::scorer(&original, &samples, metric, true)?;
+        let scorer = search::scorer(&original, &samples, metric, true, progress)?;
         let original = scorer.reference_score()?.metric();
         Ok(Self { samples, scorer, original, source: source.clone() })
     }
@@ -253,12 +259,14 @@ impl Judge {
         &'a self,
         parts: &'a Parts,
         factorized: Option<&Compressed>,
+        progress: &dyn Progress,
     ) -> Result<Proof<'a>> {
         let (data, indices, _) = &parts.report;
         let (samples, scorer) = (&self.samples, &self.scorer);
         let kind = scorer.metric();
         let score = |network: &Compressed| {
-            Ok::<_, Error>(search::score(&network.evaluator, samples, scorer)?.metric())
+            let score = search::score(&network.evaluator, samples, scorer, progress)?;
+            Ok::<_, Error>(score.metric())
         };
         let metric = Metric {
             name: kind.name().to_owned(),
@@ -304,11 +312,11 @@ impl<'a> Shared<'a> {
         parts: &Parts,
         options: &Options,
         seconds: &mut report::Seconds,
-        progress: &dyn Progress,
+        progress: &'a dyn Progress,
     ) -> Result<(Found, Option<&mut Network<'a>>)> {
         let dense = self.dense;
         let ratio = options.ratio.unwrap_or(1.0);
-        if let Some(found) = bits_alone(dense, whole, options, ratio)? {
+        if let Some(found) = bits_alone(dense, whole, options, ratio, progress)? {
             return Ok((found, None));
         }
         let clock = Instant::now();
@@ -333,7 +341,7 @@ impl<'a> Shared<'a> {
         let last = match &mut self.last {
             Some(last) => last,
             none => {
-                let mut network = plain(dense, whole, options)?;
+                let mut network = plain(dense, whole, options, progress)?;
                 calibrate(&mut network, parts, true, options, progress)?;
                 none.insert(network)
             }

@@ -67,9 +67,9 @@ impl Proof<'_> {
     ///
     /// # Errors
     /// When it can't be run.
-    pub fn score(&self, model: &Model) -> Result<f64> {
+    pub fn score(&self, model: &Model, progress: &dyn Progress) -> Result<f64> {
         let evaluator = Evaluator::new(model)?;
-        Ok(search::score(&evaluator, self.samples, self.scorer)?.metric())
+        Ok(search::score(&evaluator, self.samples, self.scorer, progress)?.metric())
     }
 }
 

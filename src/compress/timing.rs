@@ -3,6 +3,8 @@
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
+use prost::Message;
+
 use crate::error::{Error, Result};
 use crate::factorize::{Choice, Factors, Scheme, replace};
 use crate::fnv::Fnv;
@@ -48,11 +50,11 @@ impl Timed<'_> {
     ) -> Result<u64> {
         let mut table = path.map_or_else(|| Ok(LatencyTable::here()), LatencyTable::read)?;
         let before = table.clone();
-        let total = self.fill(&mut table, forms, path, progress)?;
+        let values = shapes(self.model, self.sample.to_vec())?;
+        let total = self.fill(&mut table, forms, &values, path, progress)?;
         if let Some(path) = path.filter(|_| table != before) {
             table.write(path)?;
         }
-        let values = shapes(self.model, self.sample.to_vec())?;
         let mut known = (0.0, 0u64);
         for (layer, forms) in self.layers.iter().zip(forms.iter_mut()) {
             let keys: Option<Vec<String>> =
@@ -92,6 +94,7 @@ impl Timed<'_> {
         &self,
         table: &mut LatencyTable,
         forms: &[LayerOptions],
+        values: &HashMap<String, Vec<usize>>,
         path: Option<&Path>,
         progress: &dyn Progress,
     ) -> Result<f64> {
@@ -105,21 +108,18 @@ impl Timed<'_> {
                 table.machine
             ),
         };
-        let mut whole = Fnv::default();
-        whole.mix(&self.model.to_bytes()?);
-        let whole = whole.text();
+        let whole = self.whole_key();
         let total = match table.models.get(&whole) {
             Some(&total) => total,
             None if here => nanoseconds(self.model, self.sample)?,
             None => return Err(lacks("the model")),
         };
-        let values = shapes(self.model, self.sample.to_vec())?;
         progress.phase("latency table", Some(self.layers.len() as u64));
         let mut missing = Vec::new();
         for (layer, forms) in self.layers.iter().zip(forms) {
             for layer in apart(layer) {
                 let map = layer.map.as_ref();
-                let key = map.and_then(|map| self.key(&layer, layer.node, map, &values));
+                let key = map.and_then(|map| self.key(&layer, layer.node, map, values));
                 let Some(key) = key else { continue };
                 for (scheme, choices) in grids(forms) {
                     let key = scheme_key(&key, choices.first().copied().flatten());
@@ -130,7 +130,7 @@ impl Timed<'_> {
                         missing.push(format!("`{}` {scheme}", layer.name));
                         continue;
                     }
-                    let points = self.measure(&layer, &choices, &values, progress)?;
+                    let points = self.measure(&layer, &choices, values, progress)?;
                     table.layers.insert(key, points);
                 }
             }
@@ -141,6 +141,23 @@ impl Timed<'_> {
         }
         table.models.insert(whole, total);
         Ok(total)
+    }
+
+    /// What tells the time of the whole model from others': its nodes and the shapes that go in, whatever
+    /// the weights are.
+    fn whole_key(&self) -> String {
+        let mut key = Fnv::default();
+        for node in &self.model.graph().node {
+            let mut node = node.clone();
+            for attribute in &mut node.attribute {
+                (attribute.t, attribute.sparse_tensor) = (None, None);
+            }
+            key.mix(&node.encode_to_vec());
+        }
+        for input in self.sample {
+            key.mix(format!("{:?} {:?}", input.data_type(), input.shape()).as_bytes());
+        }
+        key.text()
     }
 
     /// The times of a layer of one node in some forms; none from the first on that can't be run alone.

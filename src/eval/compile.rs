@@ -13,6 +13,10 @@ use crate::tensor::Tensor;
 /// Folded constants larger than this many bytes are computed on every run instead.
 const FOLDED_BYTES: usize = 256 << 20;
 
+/// Operators with bodies that run as often as their inputs say, which may be without end: they are left
+/// to a run of the graph.
+const LOOPS: [&str; 2] = ["Loop", "Scan"];
+
 /// Operators whose result is not a function of their inputs.
 const RANDOM: [&str; 6] = [
     "RandomNormal",
@@ -234,7 +238,12 @@ fn fold(
     constants: &[Option<Tensor>],
     node: &NodeProto,
 ) -> Option<Vec<Tensor>> {
-    let outputs = operator.run(&mut constants.to_vec()).ok()?;
+    if std::iter::once(node).chain(graph::body_nodes(node)).any(|n| LOOPS.contains(&n.op_type())) {
+        return None;
+    }
+    // What may be folded has at most so many elements of four bytes.
+    let run = || operator.run(&mut constants.to_vec());
+    let outputs = ops::bounded(FOLDED_BYTES / 4, run).ok()?;
     let small = outputs.iter().map(Tensor::byte_len).sum::<usize>() <= FOLDED_BYTES;
     (small && outputs.len() >= node.output.len()).then_some(outputs)
 }

@@ -148,6 +148,8 @@ pub fn find(model: &Model, filter: &Filter) -> Result<Vec<Layer>> {
                 Err("shared: it is an output of the model too".to_owned())
             } else if links.used_in_body(weight) {
                 Err("shared with the body of another node".to_owned())
+            } else if node.op_type() != "Gather" && is_table(weight, &graph.node, &links) {
+                Err(tied(weight))
             } else {
                 linear_map(node, role, &layer.shape, &constants, model)?
                     .and_then(|map| if filter.any_size { Ok(map) } else { profitable(map, &layer) })
@@ -377,6 +379,14 @@ fn profitable(map: LinearMap, layer: &Layer) -> Result<LinearMap, String> {
     Ok(map)
 }
 
+/// Why a weight that is a table too is left alone.
+fn tied(table: &str) -> String {
+    format!(
+        "tied to `{table}`, a table that rows are looked up in: one weight, which stays whole; \
+         --quantize stores it in fewer bits"
+    )
+}
+
 /// Whether rows of a constant are looked up.
 fn is_table(name: &str, nodes: &[NodeProto], links: &Links) -> bool {
     let mut readers = links.consumers(name).iter();
@@ -405,10 +415,7 @@ fn computed_weight(
         producer.and_then(|p| p.input.first()).filter(|source| constants.contains_key(*source));
     let reason = match (producer.map(NodeProto::op_type), of_constant) {
         (Some("DequantizeLinear"), _) => "quantized: made by a DequantizeLinear".to_owned(),
-        (Some(_), Some(source)) if is_table(source, nodes, links) => format!(
-            "tied to `{source}`, a table that rows are looked up in: one weight, which stays whole; \
-             --quantize stores it in fewer bits"
-        ),
+        (Some(_), Some(source)) if is_table(source, nodes, links) => tied(source),
         (Some(op @ ("Cast" | "Identity" | "Reshape" | "Transpose")), Some(source)) => {
             format!("a {op} of `{source}`, which is stored in another form or read elsewhere too")
         }

@@ -6,7 +6,7 @@ use super::args::{
 };
 use super::backward::{Backward, Gradients, Reads, choosy, rule, unbroadcast};
 use super::cast::cast;
-use super::layout::{Pairing, broadcast};
+use super::layout::{Pairing, broadcast, count};
 use super::number::Number;
 use crate::error::OpError;
 use crate::onnx::NodeAttributes;
@@ -64,7 +64,7 @@ pub(super) fn compare<T: Element, U: Element>(
     let shape = broadcast(a.shape(), b.shape())?;
     let pairing = Pairing::new(&shape, a.shape(), b.shape())?;
     let (a, b) = (elements(a), elements(b));
-    let mut result = Vec::with_capacity(shape.iter().product());
+    let mut result = Vec::with_capacity(count(&shape)?);
     pairing.for_each(|_, at_a, at_b| match (pairing.moves_a, pairing.moves_b) {
         (true, true) => {
             let (a, b) = (&a[at_a..at_a + pairing.inner], &b[at_b..at_b + pairing.inner]);

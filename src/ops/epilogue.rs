@@ -3,6 +3,7 @@
 use ndarray::IxDyn;
 
 use super::args::floats;
+use super::layout::count;
 use crate::error::OpError;
 use crate::kernels::{Clamp, Real};
 use crate::tensor::{Array, Element, Tensor};
@@ -41,7 +42,9 @@ fn finish_typed<T: Real + PartialOrd + Element>(
         } else {
             let mismatch =
                 || OpError::shape(format!("{:?} plus {:?}", sum.shape(), residual.shape()));
-            let shape = IxDyn(&common_shape(sum.shape(), residual.shape()));
+            let shape = common_shape(sum.shape(), residual.shape());
+            count(&shape)?;
+            let shape = IxDyn(&shape);
             let wide = sum.broadcast(shape.clone()).ok_or_else(mismatch)?;
             let total = &wide + &residual.broadcast(shape).ok_or_else(mismatch)?;
             sum = total.into_shared();

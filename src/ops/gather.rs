@@ -125,6 +125,7 @@ impl Places {
         if batch > lead.len() || batch + depth > from.len() || from[..batch] != at[..batch] {
             return Err(fault());
         }
+        count(lead)?;
         let batches = count(&from[..batch])?;
         let per_batch = count(&lead[batch..])?;
         let steps = strides(from);

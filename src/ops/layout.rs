@@ -1,18 +1,39 @@
 //! Shapes as arithmetic: axes, element counts, broadcasting, strided copies.
 
+use std::cell::Cell;
+
 use crate::error::OpError;
+
+/// Elements that one value may have. A graph of a few bytes can ask for any number of them.
+const MOST: usize = 1 << 31;
+
+thread_local! {
+    /// Elements that a value computed on this thread may have.
+    static ALLOWED: Cell<usize> = const { Cell::new(MOST) };
+}
+
+/// Does `work`, in which operators that run on this thread refuse to make values of more than
+/// `elements` elements.
+pub fn bounded<R>(elements: usize, work: impl FnOnce() -> R) -> R {
+    struct Before(usize);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            ALLOWED.set(self.0);
+        }
+    }
+    let _before = Before(ALLOWED.replace(elements.min(MOST)));
+    work()
+}
 
 /// The number of elements of `shape`.
 ///
 /// # Errors
-/// When it doesn't fit the address space; callers allocate only after this check.
+/// When a value may not have so many; callers allocate only after this check.
 pub(super) fn count(shape: &[usize]) -> Result<usize, OpError> {
-    shape
-        .iter()
-        .try_fold(1usize, |n, &d| n.checked_mul(d))
-        // Sixteen bytes is more than any element takes.
-        .filter(|n| *n <= isize::MAX as usize / 16)
-        .ok_or_else(|| OpError::shape(format!("shape {shape:?} is too large")))
+    let allowed = ALLOWED.get();
+    shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).filter(|n| *n <= allowed).ok_or_else(
+        || OpError::shape(format!("shape {shape:?} is too large: more than {allowed} elements")),
+    )
 }
 
 /// Axis `axis` of `rank`, counted from the back where negative.

@@ -13,6 +13,7 @@ use crate::onnx::NodeAttributes;
 use crate::tensor::{Array, Element, Tensor};
 
 use super::args::{elements, floats, peek, peek_optional};
+use super::layout::count;
 use super::{Backward, Decoding, Derivative, Epilogue, Gradients, Operator, Reads};
 
 /// `x * constant matrix + bias` over the last axis of `x`.
@@ -38,7 +39,7 @@ impl Operator for Projection {
         }
         let x = x.as_standard_layout();
         let x = x.as_slice().unwrap_or(&[]);
-        let mut out = Vec::with_capacity(shape.iter().product());
+        let mut out = Vec::with_capacity(count(&shape)?);
         self.matrix.product(x, self.epilogue.clamp, &mut out)?;
         Ok(vec![Tensor::from_vec(&shape, out)?])
     }
@@ -145,7 +146,7 @@ impl Gemm {
         let (a_elements, b_elements) = (elements(a), elements(b));
         let a = matrix(&a_elements, a.shape(), self.transpose[0]);
         let b = matrix(&b_elements, b.shape(), self.transpose[1]);
-        let mut out = vec![T::default(); a.rows * b.columns];
+        let mut out = vec![T::default(); count(&[a.rows, b.columns])?];
         matmul(a, b, false, &mut out)?;
         if self.alpha != 1.0 {
             out.iter_mut().for_each(|v| *v = *v * T::from(self.alpha));
@@ -230,6 +231,9 @@ impl Plan {
             return Err(mismatch());
         }
         let batch = broadcast(a_batch, b_batch).ok_or_else(mismatch)?;
+        for batch in [a_batch, &batch, b_batch] {
+            count(batch)?;
+        }
         let items = [items(a_batch, &batch), items(b_batch, &batch)];
         let (rows, depth, columns) = (a_matrix[0], a_matrix[1], b_matrix[1]);
         let mut shape = batch;
@@ -256,7 +260,7 @@ impl Plan {
     fn product<T: Real + Element>(&self, a: &Array<T>, b: &Tensor) -> Result<Tensor, OpError> {
         let (rows, depth, columns) = (self.rows, self.depth, self.columns);
         let (a, b) = (elements(a), elements(b.typed::<T>("a factor")?));
-        let mut out = vec![T::default(); self.items[0].len() * rows * columns];
+        let mut out = vec![T::default(); count(&[self.items[0].len(), rows, columns])?];
         if rows * columns > 0 && depth > 0 {
             for (i, out) in out.chunks_exact_mut(rows * columns).enumerate() {
                 let a = &a[self.items[0][i] * rows * depth..][..rows * depth];

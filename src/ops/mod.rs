@@ -36,6 +36,7 @@ mod window;
 
 pub use backward::{Backward, Derivative, Gradients, Kept, Reads};
 pub use foreign::Foreign;
+pub use layout::bounded;
 pub use table::TABLE;
 
 use half_floats::Widened;

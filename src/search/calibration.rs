@@ -9,12 +9,13 @@ use crate::eval::Evaluator;
 use crate::eval::moments::Sums;
 use crate::graph::Links;
 use crate::layer::{Positions, Rows};
+use crate::progress::go_on;
 
 impl Network<'_> {
     /// Runs the original on `samples` and keeps the layers' targets and moments.
     ///
     /// # Errors
-    /// When the model can't be run.
+    /// When the model can't be run, or the run is interrupted.
     pub fn calibrate(&mut self, samples: Samples) -> Result<()> {
         let names = self.observed();
         let observed: Vec<&str> =
@@ -38,6 +39,7 @@ impl Network<'_> {
                     (0..self.layers.len()).map(|l| self.sums(l)).collect();
                 let mut targets: Vec<Vec<Vec<Rows>>> = vec![Vec::new(); self.layers.len()];
                 for run in runs {
+                    go_on(self.progress)?;
                     let mut state = original.start(samples.inputs(run, &original)?)?;
                     original.advance(&mut state, usize::MAX)?;
                     let range = samples.range(run);

@@ -14,6 +14,7 @@ use crate::factorize::Metric;
 use crate::layer::{LinearMap, Positions};
 use crate::linalg::{Matrix, product};
 use crate::onnx::Model;
+use crate::progress::go_on;
 use crate::score::{Objective, Scorer, Task};
 use crate::tensor::Tensor;
 
@@ -35,7 +36,7 @@ impl Network<'_> {
     /// identity.
     ///
     /// # Errors
-    /// When the model can't be run.
+    /// When the model can't be run, or the run is interrupted.
     pub fn weigh(&mut self, samples: &Samples, scorer: &Scorer) -> Result<()> {
         let names = self.observed();
         let Some((recorder, parameters)) = recorder(self.model, &self.layers, &names)? else {
@@ -61,6 +62,7 @@ impl Network<'_> {
             .map(|runs| {
                 let mut sums = empty();
                 for run in runs {
+                    go_on(self.progress)?;
                     let range = samples.range(run);
                     let slopes = self.slopes(&recorder, &prepared, samples, run, scorer)?;
                     let first = range.start as u64;

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use rayon::prelude::*;
 
-use super::LayerOptions;
 use super::samples::Samples;
+use super::{Bits, LayerOptions};
 use crate::error::{Error, Result};
 use crate::eval::moments::{Moments, Sums};
 use crate::eval::{Evaluator, join};
@@ -13,6 +13,7 @@ use crate::factorize::{Fit, Metric, Scheme};
 use crate::layer::{Extent, Layer, LinearMap, Positions, Rows, Weight, shapes};
 use crate::named::named;
 use crate::onnx::Model;
+use crate::progress::{Progress, Silent, go_on};
 use crate::quantize::Price;
 use crate::score::{MetricKind, Score, Scorer};
 use crate::tensor::Tensor;
@@ -71,8 +72,12 @@ pub struct Network<'a> {
     pub(super) sites: Vec<Vec<Site>>,
     /// Knobs.
     pub options: NetworkOptions,
+    /// Who may ask to stop.
+    pub progress: &'a dyn Progress,
     /// How weights will be stored: what their bytes are counted by.
     pub price: Price,
+    /// For each layer what it may choose of that.
+    pub bits: Vec<Bits>,
     /// Samples that statistics are taken from.
     pub calibration: Option<Samples>,
     /// What the layers are to yield at sampled positions: for each layer, for each run, for each of
@@ -130,6 +135,7 @@ impl<'a> Network<'a> {
         let sites = layers.iter().map(|layer| sites(&evaluator, layer)).collect();
         let weights = layers.iter().map(|l| l.weight(model)).collect::<Result<_>>()?;
         let extents = layers.iter().map(|l| l.extent(model, &values).unwrap_or_default()).collect();
+        let count = layers.len();
         Ok(Self {
             model,
             layers,
@@ -138,7 +144,9 @@ impl<'a> Network<'a> {
             evaluator,
             sites,
             options,
+            progress: &Silent,
             price: Price::default(),
+            bits: vec![Bits::Usual; count],
             calibration: None,
             targets: Vec::new(),
             moments: Vec::new(),
@@ -261,6 +269,7 @@ impl<'a> Network<'a> {
         (0..self.layers.len())
             .into_par_iter()
             .map(|l| {
+                go_on(self.progress)?;
                 let fits = self.own_fits(l);
                 LayerOptions::new(
                     &self.layers[l],
@@ -270,6 +279,7 @@ impl<'a> Network<'a> {
                     rank_multiple.max(1),
                     self.extents[l],
                     self.price,
+                    self.bits[l],
                 )
             })
             .collect()
@@ -285,7 +295,7 @@ impl<'a> Network<'a> {
         metric: Option<MetricKind>,
         labels: bool,
     ) -> Result<Scorer> {
-        scorer(&self.evaluator, samples, metric, labels)
+        scorer(&self.evaluator, samples, metric, labels, self.progress)
     }
 }
 
@@ -315,25 +325,31 @@ fn sites(evaluator: &Evaluator, layer: &Layer) -> Vec<Site> {
 /// and they are to be used.
 ///
 /// # Errors
-/// When labels or metric don't fit the outputs.
+/// When labels or metric don't fit the outputs, or the run is interrupted.
 pub fn scorer(
     original: &Evaluator,
     samples: &Samples,
     metric: Option<MetricKind>,
     labels: bool,
+    progress: &dyn Progress,
 ) -> Result<Scorer> {
     let labels = if labels { samples.labels()? } else { None };
-    Scorer::new(outputs(original, samples)?, labels, metric, samples.class_axis())
+    Scorer::new(outputs(original, samples, progress)?, labels, metric, samples.class_axis())
 }
 
 /// An evaluator's outputs on all samples, joined.
 ///
 /// # Errors
-/// When the model can't be run.
-pub fn outputs(evaluator: &Evaluator, samples: &Samples) -> Result<Vec<Tensor>> {
+/// When the model can't be run, or the run is interrupted.
+pub fn outputs(
+    evaluator: &Evaluator,
+    samples: &Samples,
+    progress: &dyn Progress,
+) -> Result<Vec<Tensor>> {
     let runs: Vec<Vec<Tensor>> = (0..samples.runs())
         .into_par_iter()
         .map(|run| {
+            go_on(progress)?;
             let outputs = evaluator.run(samples.inputs(run, evaluator)?)?;
             evaluator.per_sample(outputs, samples.range(run).len())
         })
@@ -344,11 +360,17 @@ pub fn outputs(evaluator: &Evaluator, samples: &Samples) -> Result<Vec<Tensor>> 
 /// An evaluator's score on all samples.
 ///
 /// # Errors
-/// When the model can't be run.
-pub fn score(evaluator: &Evaluator, samples: &Samples, scorer: &Scorer) -> Result<Score> {
+/// When the model can't be run, or the run is interrupted.
+pub fn score(
+    evaluator: &Evaluator,
+    samples: &Samples,
+    scorer: &Scorer,
+    progress: &dyn Progress,
+) -> Result<Score> {
     let parts: Vec<Score> = (0..samples.runs())
         .into_par_iter()
         .map(|run| {
+            go_on(progress)?;
             let outputs = evaluator.run(samples.inputs(run, evaluator)?)?;
             let range = samples.range(run);
             scorer.score(&evaluator.per_sample(outputs, range.len())?, range)

@@ -11,6 +11,7 @@ use super::sequential::Compressed;
 use super::snapshots::Snapshots;
 use crate::error::Result;
 use crate::eval::State;
+use crate::progress::go_on;
 use crate::score::{Score, Scorer};
 
 impl Network<'_> {
@@ -18,7 +19,7 @@ impl Network<'_> {
     /// `snapshots` are of.
     ///
     /// # Errors
-    /// When the network can't be run.
+    /// When the network can't be run, or the run is interrupted.
     pub fn score(
         &self,
         network: &Compressed,
@@ -37,6 +38,7 @@ impl Network<'_> {
         let scored: Vec<(Option<State>, u64, Score)> = (begin..end)
             .into_par_iter()
             .map(|run| {
+                go_on(self.progress)?;
                 let range = samples.range(run);
                 let (from, mut state) = match known.before(first, run) {
                     Some((layer, state)) => (layer, state.clone()),

@@ -6,12 +6,14 @@ use std::path::Path;
 
 use onnx_bsr::dataset::{Arrays, Dataset, Preprocess};
 use onnx_bsr::eval::Evaluator;
-use onnx_bsr::factorize::{Choice, Scheme};
+use onnx_bsr::factorize::Scheme;
 use onnx_bsr::graph;
 use onnx_bsr::layer::{Extent, Filter, find, shapes};
 use onnx_bsr::linalg::Matrix;
 use onnx_bsr::onnx::Model;
-use onnx_bsr::search::{Effort, Network, NetworkOptions, Plan, Samples, Snapshots, Statistics};
+use onnx_bsr::search::{
+    Effort, Network, NetworkOptions, Plan, Samples, Snapshots, Statistics, Taken,
+};
 use onnx_bsr::tensor::Tensor;
 use onnx_bsr::validate::random_inputs;
 
@@ -228,10 +230,10 @@ fn the_network_is_that_of_the_plan() {
             let what = format!("{name}, {statistics:?}");
             let (network, x) = calibrated(&model, statistics);
             let scheme = if name == "loops" { Scheme::Matrix } else { Scheme::ChannelIn };
-            let choices: Vec<Option<Choice>> =
-                network.layers.iter().map(|layer| choice(layer, scheme, ranks)).collect();
+            let taken: Vec<Taken> =
+                network.layers.iter().map(|layer| choice(layer, scheme, ranks).into()).collect();
             let (mut none, mut effort) = (Snapshots::new(0), Effort::default());
-            let cut = network.compress(&choices, &network.dense(), &mut none, &mut effort).unwrap();
+            let cut = network.compress(&taken, &network.dense(), &mut none, &mut effort).unwrap();
             let result = Plan::new(&model, &network.layers, &cut.factors).unwrap();
             let result = result.apply(&model).unwrap();
             let x = vec![x.slice_batch(3, 4)];
@@ -245,10 +247,10 @@ fn the_network_is_that_of_the_plan() {
             }
             // From the middle on, with what was done before taken over, the same network comes out.
             if matches!(ranks, Ranks::Half) {
-                let first = vec![choices[0], None];
+                let first = vec![taken[0], Taken::default()];
                 let base =
                     network.compress(&first, &network.dense(), &mut none, &mut effort).unwrap();
-                let again = network.compress(&choices, &base, &mut none, &mut effort).unwrap();
+                let again = network.compress(&taken, &base, &mut none, &mut effort).unwrap();
                 assert_eq!(again.evaluator.run(x.clone()).unwrap(), cut.evaluator.run(x).unwrap());
             }
         }
