@@ -293,12 +293,17 @@ fn reached(report: &Report, target: Target) -> f64 {
 fn carry_out(plan: &Plan, model: &Model) -> Result<(Model, HashSet<String>)> {
     let mut result = plan.apply(model)?;
     let mut folded = HashSet::new();
-    for layer in &plan.layers {
-        let last = result.graph().node.iter().position(|node| node.label() == layer.node);
-        if let Some(last) = last
-            && graph::fold_addition(&mut result, last)?
-        {
-            folded.insert(layer.node.clone());
+    for layer in plan.found(model)? {
+        let mut all = true;
+        for name in layer.names() {
+            let last = result.graph().node.iter().position(|node| node.label() == name);
+            all &= match last {
+                Some(last) => graph::fold_addition(&mut result, last)?,
+                None => false,
+            };
+        }
+        if all {
+            folded.insert(layer.name);
         }
     }
     Ok((result, folded))

@@ -9,6 +9,7 @@ mod hoist;
 mod inputs;
 mod links;
 mod names;
+mod spell;
 
 pub use constants::{Constant, Source, constant_tensor, constants};
 pub use edit::{
@@ -20,6 +21,7 @@ pub use hoist::{body_nodes, hoist_constants};
 pub use inputs::{InputSpec, inputs, outputs, pin_batch, restore_batch};
 pub use links::{Consumer, Links};
 pub use names::{NameAllocator, captured, fresh_name};
+pub use spell::spell_out;
 
 #[cfg(test)]
 mod tests;

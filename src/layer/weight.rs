@@ -40,7 +40,7 @@ impl Layer {
             Form::Conv(_) | Form::MatMulLeft => (false, 1.0),
             Form::Gemm { trans_b, alpha, .. } => (!trans_b, f64::from(*alpha)),
             Form::GemmLeft { trans_a, alpha, .. } => (*trans_a, f64::from(*alpha)),
-            Form::MatMulRight => (true, 1.0),
+            Form::MatMulRight | Form::ConvTranspose { .. } => (true, 1.0),
         };
         let groups = elements
             .chunks_exact(rows * columns)

@@ -11,7 +11,7 @@ use super::samples::Samples;
 use crate::error::{Error, Result};
 use crate::eval::{Evaluator, Prepared, Recorder, filled_up};
 use crate::factorize::Metric;
-use crate::layer::Positions;
+use crate::layer::{LinearMap, Positions};
 use crate::linalg::{Matrix, product};
 use crate::onnx::Model;
 use crate::progress::go_on;
@@ -21,6 +21,9 @@ use crate::tensor::Tensor;
 /// Share of the mean of F's diagonal that is added to it: gradients are few and noisy, and directions
 /// that none of them has may still matter.
 const SHRINKAGE: f64 = 0.1;
+
+/// Outputs of an input element of a transposed convolution that has a metric, at most.
+const MOST_SPREAD: usize = 2048;
 
 /// Positions per sample at which gradients are looked at, at most.
 const POSITIONS: usize = 64;
@@ -46,8 +49,11 @@ impl Network<'_> {
         };
         let empty = || -> Vec<Vec<(Matrix, usize)>> {
             let of = |l: usize| {
-                let map = self.layers[l].map.as_ref();
-                map.map_or_else(Vec::new, |m| vec![(Matrix::zeros((m.rows, m.rows)), 0); m.groups])
+                let of = |m: &LinearMap| {
+                    let order = if has_metric(m) { m.rows } else { 0 };
+                    vec![(Matrix::zeros((order, order)), 0); m.groups]
+                };
+                self.layers[l].map.as_ref().map_or_else(Vec::new, of)
             };
             (0..self.layers.len()).map(of).collect()
         };
@@ -59,12 +65,18 @@ impl Network<'_> {
                     go_on(self.progress)?;
                     let range = samples.range(run);
                     let slopes = self.slopes(&recorder, &prepared, samples, run, scorer)?;
-                    for (l, (_, name)) in names.iter().enumerate() {
-                        let Some(slope) = slopes.get(name) else { continue };
-                        let slope = cut(slope, range.len());
-                        let rows = self.rows(l, &slope, range.start as u64, &at(l), false)?;
-                        for (sum, rows) in sums[l].iter_mut().zip(rows.groups) {
-                            add(sum, &rows);
+                    let first = range.start as u64;
+                    for (l, names) in names.iter().enumerate() {
+                        for ((_, name), site) in names.iter().zip(&self.sites[l]) {
+                            if !has_metric(&site.map) {
+                                continue;
+                            }
+                            let Some(slope) = slopes.get(name) else { continue };
+                            let slope = cut(slope, range.len());
+                            let rows = self.rows(l, &site.map, &slope, first, &at(l), false)?;
+                            for (sum, rows) in sums[l].iter_mut().zip(rows.groups) {
+                                add(sum, &rows);
+                            }
                         }
                     }
                 }
@@ -117,17 +129,23 @@ impl Network<'_> {
     }
 }
 
+/// Whether a metric of a map's outputs is worth its size: not of a transposed convolution that spreads
+/// every input over very many.
+fn has_metric(map: &LinearMap) -> bool {
+    !map.is_transposed() || map.rows <= MOST_SPREAD
+}
+
 /// What records runs of the model such that the gradients of the layers' outputs can be had, and the
 /// constants it takes; none where no gradient passes.
 fn recorder(
     model: &Model,
     layers: &[crate::layer::Layer],
-    names: &[(String, String)],
+    names: &[Vec<(String, String)>],
 ) -> Result<Option<(Recorder, Vec<Tensor>)>> {
     let mut trained: Vec<&str> = layers.iter().map(|l| l.weight.as_str()).collect();
     let mut seen = std::collections::HashSet::new();
     trained.retain(|name| seen.insert(*name));
-    let watched: Vec<&str> = names.iter().map(|(_, target)| target.as_str()).collect();
+    let watched: Vec<&str> = names.iter().flatten().map(|(_, target)| target.as_str()).collect();
     loop {
         let recorder = match Evaluator::recorder(model, &trained, &watched) {
             Ok(recorder) => recorder,
