@@ -6,7 +6,7 @@ use crate::eval::Evaluator;
 use crate::layer::Layer;
 use crate::onnx::Model;
 use crate::options::Options;
-use crate::progress::Progress;
+use crate::progress::{Progress, go_on};
 use crate::quantize::{self, Calibration, Form, Settings};
 use crate::report::{self, KeptWeight, Report};
 use crate::search::{Plan, Samples};
@@ -40,6 +40,7 @@ pub(super) fn carry_out(
             let evaluator = Evaluator::new(model)?;
             let samples = Samples::new(&parts.data, parts.calibration.clone(), &evaluator)?;
             let inputs = |run: usize, evaluator: &Evaluator| {
+                go_on(progress)?;
                 Ok((samples.inputs(run, evaluator)?, samples.range(run)))
             };
             let calibration =
