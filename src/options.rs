@@ -47,9 +47,12 @@ pub struct Options {
     /// Globs of node or weight names: only these layers are factorized. Default: empty, which
     /// means all.
     pub include: Vec<String>,
-    /// Globs of node or weight names: these layers are not factorized. Quantization is for all weights
-    /// all the same. Default: empty.
+    /// Globs of node or weight names: these layers are not factorized. They are quantized all the same.
+    /// Default: empty.
     pub exclude: Vec<String>,
+    /// Globs of node or weight names: these weights are not quantized. They are factorized all the same.
+    /// Default: empty.
+    pub float: Vec<String>,
     /// What ranks are multiples of. Default: 1.
     pub rank_multiple: RankMultiple,
     /// Candidates that survive a level of the search, at least 1. Default: 4.
@@ -104,6 +107,9 @@ pub struct Options {
     /// Ratios that are trained at on the way to the last one, itself included, with a new choice of
     /// ranks for each. Default: 1, which short trainings make more of.
     pub stages: Option<usize>,
+    /// Share of the training, its last part, in which weights are rounded as they will be stored, where
+    /// they are stored in fewer bits; from 0, which leaves that out, to 1. Default: 0.3.
+    pub rounded_share: f64,
     /// What is done to images that are trained on. Default: what the original withstands.
     pub augmentation: Option<Augmentation>,
     /// Seed of every random choice. Default: 0.
@@ -150,6 +156,7 @@ impl Default for Options {
             schemes: Scheme::ALL.to_vec(),
             include: Vec::new(),
             exclude: Vec::new(),
+            float: Vec::new(),
             rank_multiple: RankMultiple::Of(1),
             beam: 4,
             max_evals: None,
@@ -172,6 +179,7 @@ impl Default for Options {
             msr: 0.0,
             msr_power: 2,
             stages: None,
+            rounded_share: 0.3,
             augmentation: None,
             seed: 0,
             threads: None,

@@ -10,9 +10,9 @@ use rand_chacha::ChaCha8Rng;
 /// Layers whose options cost and lose what is given, dense first.
 fn layers(options: &[Vec<(u64, f64)>]) -> (Vec<LayerOptions>, Vec<Vec<f64>>) {
     let option = |&(params, error): &(u64, f64)| LayerOption {
-        choice: None,
         cost: Cost { params, macs: 3 * params, bytes: 4 * params, ..Cost::default() },
         error,
+        ..LayerOption::default()
     };
     let layer = |forms: &Vec<(u64, f64)>| {
         let options: Vec<LayerOption> = forms.iter().map(option).collect();

@@ -151,21 +151,16 @@ impl Progress for StopAfter {
 
 /// Interrupted in the first or the second of two trainings and started again, a run ends with the
 /// bytes of one that was left alone; the state it kept is gone then.
-#[test]
-fn an_interrupted_training_goes_on_to_the_same_bytes() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut request = request(folder.path());
-    request.options.msr = 0.5;
-    request.options.epochs = Some(0.4);
+fn assert_goes_on(request: &mut Request, folder: &Path) {
     request.save_plan = None;
-    compress(&request, &Silent).unwrap();
+    compress(request, &Silent).unwrap();
     let whole = fs::read(&request.output).unwrap();
-    let state = folder.path().join("state");
+    let state = folder.join("state");
     request.resume = Some(state.clone());
     for checks in [2, 9] {
         fs::remove_file(&request.output).unwrap();
         let stop = StopAfter { checks: AtomicU64::new(checks), tuning: AtomicBool::new(false) };
-        let stopped = compress(&request, &stop);
+        let stopped = compress(request, &stop);
         assert!(matches!(stopped, Err(Error::Interrupted)), "{checks}");
         assert!(state.exists() && !request.output.exists());
 
@@ -174,10 +169,29 @@ fn an_interrupted_training_goes_on_to_the_same_bytes() {
         let refused = compress(&other, &Silent);
         assert!(matches!(refused, Err(Error::Option { .. })), "a state of another seed is used");
 
-        compress(&request, &Silent).unwrap();
+        compress(request, &Silent).unwrap();
         assert!(fs::read(&request.output).unwrap() == whole, "stopped after {checks} checks");
         assert!(!state.exists());
     }
+}
+
+#[test]
+fn an_interrupted_training_goes_on_to_the_same_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut request = request(folder.path());
+    request.options.msr = 0.5;
+    request.options.epochs = Some(0.4);
+    assert_goes_on(&mut request, folder.path());
+}
+
+/// The ranks of the second stage are searched in what the first one has trained.
+#[test]
+fn interrupted_stages_go_on_to_the_same_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut request = request(folder.path());
+    request.options.stages = Some(2);
+    request.options.epochs = Some(0.6);
+    assert_goes_on(&mut request, folder.path());
 }
 
 /// Samples that are reported on are not trained on.

@@ -161,7 +161,7 @@ pub struct LayerArgs {
     /// Factorize only layers whose node or weight name matches; repeatable
     #[arg(long, value_name = "GLOB")]
     include: Vec<String>,
-    /// Factorize no layers whose node or weight name matches; repeatable (--quantize is for all)
+    /// Factorize no layers whose node or weight name matches; repeatable (--quantize is for all: see --float)
     #[arg(long, value_name = "GLOB")]
     exclude: Vec<String>,
     /// channel, channel-in, spatial, tucker, matrix [default: all]

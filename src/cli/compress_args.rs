@@ -90,6 +90,9 @@ struct QuantizeArgs {
     #[arg(long, value_name = "FORM", num_args = 0..=1, require_equals = false,
           default_missing_value = "int8")]
     quantize: Option<Form>,
+    /// Leave weights float whose own or whose node's name matches; repeatable
+    #[arg(long, value_name = "GLOB", requires = "quantize")]
+    float: Vec<String>,
     /// How weights are rounded: nearest, compensated (by what layers see on --data)
     #[arg(long, value_name = "HOW", default_value_t, requires = "quantize")]
     rounding: Rounding,
@@ -204,6 +207,11 @@ struct TrainArgs {
     /// each
     #[arg(long, value_name = "N", value_parser = values::at_least_one, requires = "train")]
     stages: Option<usize>,
+    /// Share of the training, its last part, in which weights are rounded as --quantize will store them; 0
+    /// leaves that out
+    #[arg(long, value_name = "SHARE", default_value_t = Options::default().rounded_share,
+          value_parser = values::share)]
+    rounded_share: f64,
     /// What is done to images: none, or some of flip, shift [default: what the original withstands]
     #[arg(long, value_name = "HOW", value_parser = values::augmentation)]
     augment: Option<Augmentation>,
@@ -269,6 +277,7 @@ impl JobArgs {
                 target: self.target,
                 latency_table: self.latency_table,
                 quantize: self.quantization.quantize,
+                float: self.quantization.float,
                 rounding: self.quantization.rounding,
                 block: self.quantization.block,
                 range: self.quantization.range,
@@ -297,6 +306,7 @@ impl JobArgs {
                 msr: training.msr,
                 msr_power: training.msr_power,
                 stages: training.stages,
+                rounded_share: training.rounded_share,
                 augmentation: training.augment,
                 threads: common.threads,
                 metric,

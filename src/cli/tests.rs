@@ -52,7 +52,7 @@ fn every_flag_arrives() {
          --match-weight 0.5 --train-memory 64M --stages 2 --augment \
          flip,shift --resume st --report h --threads 2 --save-plan p --force --max-drop 1.5 --shape i=1x2 \
          --latency-table lt --cache-dir cd --quantize int4 --rounding nearest --block 32 \
-         --range entropy --signed --seven-bits --float-ends --json -vv",
+         --range entropy --signed --seven-bits --float-ends --float f --rounded-share 0.5 --json -vv",
     );
     let options = Options {
         ratio: Some(2.0),
@@ -95,6 +95,8 @@ fn every_flag_arrives() {
         signed: true,
         seven_bits: true,
         float_ends: true,
+        float: vec!["f".into()],
+        rounded_share: 0.5,
     };
     assert_eq!(request.options, options);
     let data = request.data.expect("data");

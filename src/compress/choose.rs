@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::gentle::{Dense, Whole};
 use super::parts::Parts;
+use super::quantization;
 use super::result;
 use super::smallest::smallest;
 use super::spectra::spectra;
@@ -14,12 +15,12 @@ use crate::layer::{Filter, find};
 use crate::onnx::Model;
 use crate::options::{Options, SearchMode, Target};
 use crate::progress::Progress;
-use crate::quantize;
+use crate::quantize::{self, Storage};
 use crate::report;
 use crate::score::Scorer;
 use crate::search::{
     self, Budget, Compressed, Difference, Effort, Experience, LayerOptions, Limits, Network,
-    Prediction, Problem, Samples, ScoreCache, Snapshots,
+    Prediction, Problem, Samples, ScoreCache, Snapshots, Taken,
 };
 
 /// Bytes of prefix states that the search may hold for each of its two sets of samples.
@@ -61,6 +62,8 @@ fn trial(trial: &search::Trial, begin: Instant) -> report::Trial {
 /// What was chosen, and how.
 pub(super) struct Found {
     pub choices: Vec<Option<crate::factorize::Choice>>,
+    /// How the layers' weights are stored; empty where the form says it.
+    pub storages: Vec<Option<Storage>>,
     /// The network of these choices, where the search has fitted it.
     pub compressed: Option<Compressed>,
     pub effort: Effort,
@@ -82,6 +85,7 @@ impl Found {
     fn nothing(dense: &Dense, stopped: &'static str) -> Self {
         Self {
             choices: vec![None; dense.layers.len()],
+            storages: Vec::new(),
             compressed: None,
             effort: Effort { stopped, ..Effort::default() },
             experience: Experience::default(),
@@ -91,6 +95,19 @@ impl Found {
             samples: 0,
             drop: None,
         }
+    }
+}
+
+impl Found {
+    /// What the layers become in the network of the search.
+    fn taken(&self) -> Vec<Taken> {
+        let coarse = |storage: &Option<Storage>| storage.filter(|s| s.is_coarse());
+        let rounded = |l: usize| self.storages.get(l).and_then(coarse);
+        let one = |(l, &choice): (usize, &Option<crate::factorize::Choice>)| Taken {
+            choice,
+            rounded: rounded(l),
+        };
+        self.choices.iter().enumerate().map(one).collect()
     }
 }
 
@@ -206,10 +223,8 @@ impl<'a> Ground<'a> {
             SearchMode::Beam => {
                 let mut firsts = vec![first];
                 firsts.extend(experience.allocation(forms, &losses, budget));
-                let probes = std::mem::take(&mut experience.probes);
-                let (best, fitted, probes, spent) =
-                    search::beam(problem, firsts, &prediction, &self.scorer, probes)?;
-                experience.probes = probes;
+                let (best, fitted, spent) =
+                    search::beam(problem, firsts, &prediction, &self.scorer)?;
                 effort.add(spent);
                 compressed = Some(fitted);
                 best
@@ -221,8 +236,11 @@ impl<'a> Ground<'a> {
             }
         };
         let choices = Network::choices(forms, &allocation);
+        let storages = storages(forms, &allocation, options);
         experience.choices.clone_from(&choices);
+        experience.storages = Network::storages(forms, &allocation);
         Ok(Found {
+            storages,
             experience,
             spectra: spectra(forms, &choices),
             choices,
@@ -245,7 +263,7 @@ impl<'a> Ground<'a> {
             Some(compressed) => compressed,
             None => {
                 let none = &mut Snapshots::new(0);
-                network.compress(&found.choices, &network.dense(), none, &mut found.effort)?
+                network.compress(&found.taken(), &network.dense(), none, &mut found.effort)?
             }
         };
         let runs = 0..self.samples.runs();
@@ -294,8 +312,10 @@ pub(super) fn choose<'a>(
         let found = search::start(&forms, &losses, budget).unwrap_or_default();
         seconds.search = Some(clock.elapsed().as_secs_f64());
         let choices = Network::choices(&forms, &found);
+        let storages = storages(&forms, &found, options);
         let spectra = spectra(&forms, &choices);
-        return Ok((Found { choices, spectra, ..Found::nothing(dense, "no data") }, network));
+        let nothing = Found::nothing(dense, "no data");
+        return Ok((Found { choices, storages, spectra, ..nothing }, network));
     };
     let ground = Ground::new(dense, whole, parts, options, progress)?;
     seconds.calibrate = Some(clock.elapsed().as_secs_f64());
@@ -314,7 +334,20 @@ pub(super) fn choose<'a>(
     Ok((found, ground.network))
 }
 
-/// Nothing factorized, where the bits that weights are to be stored in reach the ratio alone.
+/// How the layers' weights are stored in an allocation; empty where the form alone says it.
+fn storages(
+    forms: &[LayerOptions],
+    allocation: &search::Allocation,
+    options: &Options,
+) -> Vec<Option<Storage>> {
+    match (options.quantize, options.target) {
+        (Some(_), Target::Bytes) => Network::storages(forms, allocation),
+        _ => Vec::new(),
+    }
+}
+
+/// Nothing factorized, where the bits that weights are to be stored in reach the ratio alone and no layer
+/// gains from more of them: eight lose next to nothing.
 pub(super) fn bits_alone(
     dense: &Dense,
     whole: &Whole<'_>,
@@ -322,12 +355,27 @@ pub(super) fn bits_alone(
     ratio: f64,
     progress: &dyn Progress,
 ) -> Result<Option<Found>> {
-    if options.target != Target::Bytes || options.quantize.is_none() {
+    let Some(form) = options.quantize.filter(|_| options.target == Target::Bytes) else {
+        return Ok(None);
+    };
+    if form.has_choice() {
         return Ok(None);
     }
-    let bytes = plain(dense, whole, options, progress)?.price.model(&dense.model)? as f64;
+    let bytes = bytes(&plain(dense, whole, options, progress)?, dense, whole, options)? as f64;
     let reached = bytes * ratio <= whole.bytes as f64;
     Ok(reached.then(|| Found::nothing(dense, "fewer bits alone reach the ratio")))
+}
+
+/// Bytes of the dense model with its weights in the form asked for.
+fn bytes(
+    network: &Network<'_>,
+    dense: &Dense,
+    whole: &Whole<'_>,
+    options: &Options,
+) -> Result<u64> {
+    let named = whole.layers.iter().zip(dense.layers.iter().map(|l| l.weight.as_str()));
+    let floats = quantization::floats(&dense.model, &options.float, named)?;
+    network.price.model(&dense.model, &floats)
 }
 
 /// The forms that layers can take, with what the original costs, and what of the compressed model is no
@@ -364,7 +412,10 @@ fn forms(
     };
     // What is not factorized may still be stored in fewer bits.
     let (total, kept) = match resource {
-        Target::Bytes => (whole.bytes, network.price.model(&dense.model)?),
+        Target::Bytes => {
+            let table = if network.price.may_pack() { quantize::TABLE } else { 0 };
+            (whole.bytes, bytes(network, dense, whole, options)? + table)
+        }
         Target::Latency => {
             let total = timed.price(&mut forms, table, progress)?;
             (total, total)

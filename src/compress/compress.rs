@@ -12,7 +12,7 @@ use super::parts::Parts;
 use super::quantization;
 use super::result;
 use super::statistics::{fitted, plain};
-use super::training::Trainer;
+use super::training::{Trainer, rounded};
 use super::{Request, check_output};
 use crate::error::{Error, Result};
 use crate::graph;
@@ -156,15 +156,15 @@ impl Job {
             }
             None => None,
         };
+        let untrained = output.clone();
+        let share = if gentle.is_empty() { 1.0 } else { 1.0 - gentle::SHARE };
+        let last = share * rounded::share(options);
         if let Some(trainer) = &mut trainer {
             let clock = Instant::now();
             let start = Plan::new(&dense.base, &whole.layers, &factors)?;
             let start = carry_out(&start, &dense.base)?.0;
-            let share = if gentle.is_empty() { 1.0 } else { 1.0 - gentle::SHARE };
-            let tuned =
-                trainer.tune(&start, sample, options.ratio, share, &mut stages, progress)?;
-            plan.take_trained(&output, &tuned)?;
-            output = tuned;
+            let (ratio, first) = (options.ratio, share - last);
+            output = trainer.tune(&start, sample, ratio, first, &mut stages, progress)?;
             if let Some(proof) = &mut proof {
                 proof.metric.tuned = Some(proof.score(&output, progress)?);
             }
@@ -172,17 +172,48 @@ impl Job {
             seconds.tune = Some(tuning);
         }
 
-        let mut quantized = None;
+        let mut bits = None;
         if let Some(form) = options.quantize {
             let clock = Instant::now();
+            let settings = quantization::settings(form, options);
+            let settled = quantization::settled(&output, &whole.layers, &found.storages, options)?;
+            let mut quantized =
+                quantization::decide(&output, &settings, &settled, parts, progress)?;
+            let kept = std::mem::take(&mut quantized.kept);
+            seconds.quantize = Some(clock.elapsed().as_secs_f64());
+            let stored = match &mut trainer {
+                Some(trainer) if last > 0.0 => {
+                    let clock = Instant::now();
+                    let (floats, stored) = trainer.round(
+                        &output,
+                        quantized,
+                        &settings,
+                        sample,
+                        last,
+                        &mut stages,
+                        progress,
+                    )?;
+                    output = floats;
+                    tuning += clock.elapsed().as_secs_f64();
+                    seconds.tune = Some(tuning);
+                    stored
+                }
+                _ => quantized.quantization,
+            };
+            bits = Some((stored, kept));
+        }
+        if trainer.is_some() {
+            plan.take_trained(&untrained, &output)?;
+        }
+        let mut quantized = None;
+        if let Some((stored, kept)) = bits {
             let (result, about) =
-                quantization::carry_out(&output, form, parts, options, &mut plan, progress)?;
+                quantization::carry_out(&output, stored, kept, options, &mut plan)?;
             output = result;
             quantized = Some(about);
             if let Some(proof) = &mut proof {
                 proof.metric.quantized = Some(proof.score(&output, progress)?);
             }
-            seconds.quantize = Some(clock.elapsed().as_secs_f64());
         }
 
         progress.phase("validate", None);

@@ -210,7 +210,7 @@ mod tests {
     use super::*;
     use crate::eval::Evaluator;
     use crate::factorize::{Choice, Scheme};
-    use crate::search::{Effort, NetworkOptions, Snapshots, Statistics, in_order};
+    use crate::search::{Effort, NetworkOptions, Snapshots, Statistics, Taken, in_order};
     use crate::validate::random_inputs;
 
     fn moved(tensor: &Tensor, seed: usize) -> Tensor {
@@ -270,9 +270,10 @@ mod tests {
                     (scheme.applies(map) && l % 3 != 2).then_some(Choice { scheme, rank, rank_in })
                 };
                 let choices: Vec<Option<Choice>> = layers.iter().enumerate().map(choice).collect();
+                let taken: Vec<Taken> = choices.iter().map(|&c| c.into()).collect();
                 let (mut none, mut effort) = (Snapshots::new(0), Effort::default());
                 let cut =
-                    network.compress(&choices, &network.dense(), &mut none, &mut effort).unwrap();
+                    network.compress(&taken, &network.dense(), &mut none, &mut effort).unwrap();
                 let plan = Plan::new(&model, &layers, &cut.factors).unwrap();
                 let mut tuned = plan.apply(&model).unwrap();
                 for (seed, constant) in trainable(&tuned).unwrap().iter().enumerate() {

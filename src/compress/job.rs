@@ -20,7 +20,7 @@ use crate::onnx::Model;
 use crate::onnx::proto::tensor_shape_proto::dimension::Value as Extents;
 use crate::options::Options;
 use crate::progress::Progress;
-use crate::quantize;
+use crate::quantize::{self, Floats};
 use crate::report::{self, Metric};
 use crate::score::{MetricKind, Scorer};
 use crate::search::{self, Compressed, Experience, Network, Samples};
@@ -155,6 +155,7 @@ fn check_options(
 ) -> Result<()> {
     if options.quantize.is_some() {
         quantize::check(model)?;
+        Floats::new(&options.float)?.check(model)?;
     } else if !options.factorizes() {
         return Err(Error::Option {
             option: "--ratio".to_owned(),

@@ -4,10 +4,13 @@ use super::choose::Found;
 use super::gentle::{Dense, Whole};
 use super::parts::Parts;
 use crate::error::{Error, Result};
-use crate::options::{Options, SearchMode};
+use crate::layer::Layer;
+use crate::options::{Options, SearchMode, Target};
 use crate::progress::Progress;
-use crate::quantize::Price;
-use crate::search::{Compressed, Network, NetworkOptions, Samples, Snapshots, Statistics};
+use crate::quantize::{Floats, Price};
+use crate::search::{
+    Bits, Compressed, Network, NetworkOptions, Samples, Snapshots, Statistics, Taken,
+};
 
 /// Ridge of the fits, as a share of the mean variance of a layer's inputs.
 const RIDGE: f64 = 1e-3;
@@ -44,6 +47,18 @@ pub(super) fn plain<'a>(
     let mut network = Network::new(&dense.model, &dense.layers, whole.sample.to_vec(), knobs)?;
     network.progress = progress;
     network.price = Price { form: options.quantize.map(|form| (form, options.block)) };
+    let floats = Floats::new(&options.float)?;
+    let bits = |layer: &Layer| match options.target {
+        _ if floats.matches(&layer.name) || floats.matches(&layer.weight) => Bits::Float,
+        // What else is counted doesn't depend on bits.
+        Target::Bytes => Bits::Free,
+        _ => Bits::Usual,
+    };
+    network.bits = whole.layers.iter().map(bits).collect();
+    if network.bits.len() != network.layers.len() {
+        let reason = "the dense model has other layers than the original".to_owned();
+        return Err(Error::InvalidModel { reason });
+    }
     Ok(network)
 }
 
@@ -120,13 +135,13 @@ pub(super) fn fitted(
         calibrate(network, parts, true, options, progress)?;
     }
     match found.compressed.take() {
-        Some(compressed) => Ok(compressed),
-        None => network.compress(
-            &found.choices,
-            &network.dense(),
-            &mut Snapshots::new(0),
-            &mut found.effort,
-        ),
+        // Weights are rounded better once all are known.
+        Some(compressed) if compressed.taken.iter().all(|t| t.rounded.is_none()) => Ok(compressed),
+        _ => {
+            let taken: Vec<Taken> = found.choices.iter().map(|&c| c.into()).collect();
+            let none = &mut Snapshots::new(0);
+            network.compress(&taken, &network.dense(), none, &mut found.effort)
+        }
     }
 }
 

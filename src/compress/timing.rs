@@ -3,6 +3,8 @@
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
+use prost::Message;
+
 use crate::error::{Error, Result};
 use crate::factorize::{Choice, Factors, Scheme, replace};
 use crate::fnv::Fnv;
@@ -48,11 +50,11 @@ impl Timed<'_> {
     ) -> Result<u64> {
         let mut table = path.map_or_else(|| Ok(LatencyTable::here()), LatencyTable::read)?;
         let before = table.clone();
-        let total = self.fill(&mut table, forms, path, progress)?;
+        let values = shapes(self.model, self.sample.to_vec())?;
+        let total = self.fill(&mut table, forms, &values, path, progress)?;
         if let Some(path) = path.filter(|_| table != before) {
             table.write(path)?;
         }
-        let values = shapes(self.model, self.sample.to_vec())?;
         let mut known = (0.0, 0u64);
         for (layer, forms) in self.layers.iter().zip(forms.iter_mut()) {
             let key = self.key(layer, &values);
@@ -90,6 +92,7 @@ impl Timed<'_> {
         &self,
         table: &mut LatencyTable,
         forms: &[LayerOptions],
+        values: &HashMap<String, Vec<usize>>,
         path: Option<&Path>,
         progress: &dyn Progress,
     ) -> Result<f64> {
@@ -103,19 +106,16 @@ impl Timed<'_> {
                 table.machine
             ),
         };
-        let mut whole = Fnv::default();
-        whole.mix(&self.model.to_bytes()?);
-        let whole = whole.text();
+        let whole = self.whole_key();
         let total = match table.models.get(&whole) {
             Some(&total) => total,
             None if here => nanoseconds(self.model, self.sample)?,
             None => return Err(lacks("the model")),
         };
-        let values = shapes(self.model, self.sample.to_vec())?;
         progress.phase("latency table", Some(self.layers.len() as u64));
         let mut missing = Vec::new();
         for (layer, forms) in self.layers.iter().zip(forms) {
-            let Some(key) = self.key(layer, &values) else { continue };
+            let Some(key) = self.key(layer, values) else { continue };
             for (scheme, choices) in grids(forms) {
                 let key = scheme_key(&key, choices.first().copied().flatten());
                 if table.layers.contains_key(&key) {
@@ -130,7 +130,7 @@ impl Timed<'_> {
                     if progress.interrupted() {
                         return Err(Error::Interrupted);
                     }
-                    let Some((piece, input)) = self.piece(layer, choice, &values)? else { break };
+                    let Some((piece, input)) = self.piece(layer, choice, values)? else { break };
                     match nanoseconds(&piece, &[input]) {
                         Ok(nanoseconds) => {
                             let (rank, rank_in) = ranks(choice);
@@ -151,6 +151,23 @@ impl Timed<'_> {
         }
         table.models.insert(whole, total);
         Ok(total)
+    }
+
+    /// What tells the time of the whole model from others': its nodes and the shapes that go in, whatever
+    /// the weights are.
+    fn whole_key(&self) -> String {
+        let mut key = Fnv::default();
+        for node in &self.model.graph().node {
+            let mut node = node.clone();
+            for attribute in &mut node.attribute {
+                (attribute.t, attribute.sparse_tensor) = (None, None);
+            }
+            key.mix(&node.encode_to_vec());
+        }
+        for input in self.sample {
+            key.mix(format!("{:?} {:?}", input.data_type(), input.shape()).as_bytes());
+        }
+        key.text()
     }
 
     /// What tells a layer's time from others': operator, attributes, shapes.

@@ -1,4 +1,7 @@
-//! Training within a compression: the dense model towards its ranks, the factors afterwards.
+//! Training within a compression: the dense model towards its ranks, the factors afterwards, and at last
+//! the weights as they will be rounded.
+
+pub(super) mod rounded;
 
 use std::time::{Duration, Instant};
 
@@ -245,6 +248,11 @@ impl<'a> Trainer<'a> {
         }
     }
 
+    /// A share of what the dense model's training leaves.
+    fn left(&self, share: f64) -> f64 {
+        if self.options.msr > 0.0 { share - DENSE_SHARE * share } else { share }
+    }
+
     fn train<'p>(
         &mut self,
         name: &str,
@@ -323,7 +331,7 @@ impl<'a> Trainer<'a> {
                     pressure.add(parameters, slopes, since)
                 };
                 let judged = |parameters: &[Parameter]| truncated(layers, choices, parameters);
-                Ok(Aim { penalty: Box::new(penalty), judged: Box::new(judged) })
+                Ok(Aim { penalty: Box::new(penalty), judged: Box::new(judged), grids: None })
             },
             stages,
             progress,
@@ -357,10 +365,9 @@ impl<'a> Trainer<'a> {
         progress: &dyn Progress,
     ) -> Result<Model> {
         let macs = result::macs(model, &find(model, &Filter::default())?, sample.to_vec())?;
-        let share = if self.options.msr > 0.0 { share - DENSE_SHARE * share } else { share };
-        let dense = Evaluator::new(model)?;
-        let start = search::score(&dense, &self.checks, &self.scorer, progress)?.mean_loss();
-        let recipe = self.recipe(macs.map_or(self.macs, |m| m as f64), share, start);
+        let untrained = Evaluator::new(model)?;
+        let start = search::score(&untrained, &self.checks, &self.scorer, progress)?.mean_loss();
+        let recipe = self.recipe(macs.map_or(self.macs, |m| m as f64), self.left(share), start);
         let decay = self.options.decay;
         let aim = |parameters: &[Parameter]| -> Result<Aim<'_>> {
             let products = Products::of(model, parameters)?;
@@ -368,7 +375,7 @@ impl<'a> Trainer<'a> {
                 Ok(products.decay(parameters, slopes, decay))
             };
             let judged = |parameters: &[Parameter]| Ok(parameters.to_vec());
-            Ok(Aim { penalty: Box::new(penalty), judged: Box::new(judged) })
+            Ok(Aim { penalty: Box::new(penalty), judged: Box::new(judged), grids: None })
         };
         let trained = self.train("tune", model, recipe, aim, stages, progress)?;
         if let Some(stage) = stages.last_mut() {

@@ -3,18 +3,21 @@
 //! A group's channels are copied once into a padded scratch image, split by stride phase so that a
 //! tap of a strided kernel reads consecutive elements too. Then every output vector is a sum of products of
 //! a weight and a vector read at `base + offset[tap]`: no column matrix is built. Bias, a residual
-//! and an activation are applied while the sums are in registers.
+//! and an activation are applied while the sums are in registers. Kernels of 3 x 3 with enough channels
+//! go another way, with fewer products.
 
 mod input_gradient;
+mod interleave;
 mod layout;
 mod outer;
 pub mod plain;
 mod tile;
 mod weight_gradient;
+mod winograd;
 
 use std::cell::RefCell;
 use std::mem::MaybeUninit;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::error::OpError;
 
@@ -24,6 +27,7 @@ pub use input_gradient::InputGradient;
 pub use layout::Spatial;
 use layout::{Image, Vector};
 pub use weight_gradient::WeightGradient;
+use winograd::Winograd;
 
 /// Shape of a convolution; spatial dimensions are depth, height, width, leading ones being 1 where
 /// the convolution has fewer.
@@ -97,6 +101,8 @@ pub struct PackedConv {
     bias: Arc<[f32]>,
     blocks: Arc<[Block]>,
     last: Arc<Mutex<Option<(Key, Arc<Image>)>>>,
+    /// The weights for the way with fewer products, from the first run that it pays for.
+    winograd: Arc<OnceLock<Winograd>>,
 }
 
 /// What a layout depends on beyond the weights: input extents, padding before and after.
@@ -151,6 +157,7 @@ impl PackedConv {
             bias: bias.into(),
             blocks: blocks.into(),
             last: Arc::default(),
+            winograd: Arc::default(),
         }
     }
 
@@ -179,7 +186,8 @@ impl PackedConv {
         out: &mut [MaybeUninit<f32>],
     ) -> Result<(), OpError> {
         let shape = &self.shape;
-        let plane_out: usize = shape.output(spatial)?.iter().product();
+        let output = shape.output(spatial)?;
+        let plane_out: usize = output.iter().product();
         let (in_len, out_len) =
             (shape.in_channels * spatial.iter().product::<usize>(), shape.out_channels * plane_out);
         if input.len() != samples * in_len
@@ -189,6 +197,13 @@ impl PackedConv {
             return Err(OpError::shape("convolution over slices of unexpected length"));
         }
         if samples == 0 || out_len == 0 {
+            return Ok(());
+        }
+        if Winograd::pays(shape, spatial, self.isa) {
+            let winograd = self.winograd.get_or_init(|| Winograd::new(self));
+            SCRATCH.with_borrow_mut(|scratch| {
+                winograd.run(self, input, samples, spatial, output, residual, clamp, scratch, out);
+            });
             return Ok(());
         }
         let image = self.image(spatial)?;

@@ -2,7 +2,7 @@
 
 use super::Decoding;
 use super::args::{Decoded, bad_type, element_type, elements, many, one, peek, peek_optional};
-use super::backward::flat;
+use super::backward::{Backward, Reads, single};
 use super::layout::{around, axis, extent};
 use super::number::Number;
 use crate::error::OpError;
@@ -128,7 +128,7 @@ pub(super) fn quantize(d: &Decoding<'_>) -> Decoded {
     if d.node.int("precision").unwrap_or(0) > 1 {
         return Err(OpError::unsupported("QuantizeLinear with a given precision"));
     }
-    flat(one(move |inputs| {
+    let run = one(move |inputs| {
         let (x, scale) = (peek(inputs, 0)?, peek(inputs, 1)?);
         let zero = peek_optional(inputs, 2);
         let kind = zero.map(Tensor::data_type).or(asked).unwrap_or(DataType::U8);
@@ -143,7 +143,46 @@ pub(super) fn quantize(d: &Decoding<'_>) -> Decoded {
             DataType::I32 => quantized::<i32>(x, &scale, &zero, &blocks),
             other => Err(OpError::DataType { dtype: other, role: "a quantized type" }),
         }
-    }))
+    });
+    let reads = Reads::NOTHING.with_input(0, true).with_input(1, true);
+    straight(run, reads, at, block, |pass, gradient, scale, blocks| {
+        let x = elements(pass.input(0)?.f32("an input of QuantizeLinear")?);
+        let zero = pass.inputs.get(2).and_then(Option::as_ref).and_then(|z| z.value.as_ref());
+        let zero = zero.map_or(Ok(vec![0; scale.len()]), |z| z.to_i64_vec("a zero point"))?;
+        let kind = pass.outputs.first().and_then(Option::as_ref).map(|kept| kept.data_type);
+        let (low, high) = match kind {
+            Some(DataType::I8) => (-128.0, 127.0),
+            Some(DataType::U16) => (0.0, 65_535.0),
+            Some(DataType::I16) => (-32_768.0, 32_767.0),
+            Some(DataType::I32) => (f32::from(i16::MIN) * 65_536.0, f32::from(i16::MAX) * 65_536.0),
+            _ => (0.0, 255.0),
+        };
+        let one = |(i, g): (usize, &f32)| {
+            let k = blocks.of(i);
+            let place = x[i] / scale[k] + zero[k] as f32;
+            if (low - 0.5..=high + 0.5).contains(&place) { g / scale[k] } else { 0.0 }
+        };
+        Ok(gradient.iter().enumerate().map(one).collect())
+    })
+}
+
+/// `run` with a rule for its first input that passes by the jumps of rounding (the straight-through
+/// estimator: Bengio, Leonard and Courville 2013), so that weights can be trained where values are
+/// rounded. `back` is given the gradient, the scales and which of them an element has.
+fn straight<B>(run: Decoded, reads: Reads, at: i64, block: usize, back: B) -> Decoded
+where
+    B: Fn(&Backward<'_>, &[f32], &[f32], &Blocks) -> Result<Vec<f32>, OpError>
+        + Send
+        + Sync
+        + 'static,
+{
+    single(run, reads, move |pass, gradient| {
+        let scale = pass.input(1)?;
+        let blocks = Blocks::new(gradient.shape(), scale.shape(), at, block)?;
+        let scale = elements(scale.f32("a scale")?);
+        let given = elements(gradient.f32("a gradient")?);
+        Tensor::from_vec(gradient.shape(), back(pass, &given, &scale, &blocks)?)
+    })
 }
 
 pub(super) fn dequantize(d: &Decoding<'_>) -> Decoded {
@@ -169,7 +208,7 @@ pub(super) fn dequantize(d: &Decoding<'_>) -> Decoded {
     if !matches!(d.node.int("output_dtype").unwrap_or(0), 0 | 1) {
         return Err(OpError::unsupported("DequantizeLinear to another type than float"));
     }
-    one(move |inputs| {
+    let run = one(move |inputs| {
         let (x, scale) = (peek(inputs, 0)?, peek(inputs, 1)?);
         let blocks = Blocks::new(x.shape(), scale.shape(), at, block)?;
         let zero = zero_points(peek_optional(inputs, 2), scale)?;
@@ -182,6 +221,11 @@ pub(super) fn dequantize(d: &Decoding<'_>) -> Decoded {
             Tensor::I32(a) => go(a, &scale, &zero, &blocks),
             other => Err(bad_type(other, "a quantized tensor")),
         }
+    });
+    let reads = Reads::NOTHING.with_input(1, true);
+    straight(run, reads, at, block, |_, gradient, scale, blocks| {
+        let one = |(i, g): (usize, &f32)| g * scale[blocks.of(i)];
+        Ok(gradient.iter().enumerate().map(one).collect())
     })
 }
 

@@ -7,7 +7,7 @@
 //! | form | stored | computed |
 //! |---|---|---|
 //! | int8 | weights as int8, one scale per output | in float: a runtime folds the `DequantizeLinear` |
-//! | int4 | matrices as 4-bit blocks (`MatMulNBits`), the rest as int8 | in float |
+//! | int4 | matrices as 4-bit blocks (`MatMulNBits`), the rest as int8, or as packed codes where that is said | in float |
 //! | int4-dq | the same blocks as INT4 tensors before a blocked `DequantizeLinear` | in float |
 //! | fp16 | weights as half floats | in float: a runtime folds the `Cast` |
 //! | int8-dynamic | weights as int8 | in integers, inputs quantized by their own range each run |
@@ -25,7 +25,9 @@ mod refuse;
 mod round;
 mod rounding;
 mod select;
+mod settled;
 mod stored;
+mod trained;
 mod weights;
 mod write;
 
@@ -34,12 +36,14 @@ use serde::{Deserialize, Serialize};
 
 pub use calibrate::Calibration;
 pub use grid::Levels;
-pub use price::Price;
+pub use price::{Kind, Price, TABLE};
 pub use range::Range;
 pub use refuse::check;
 pub use rounding::{Rounded, compensated, nearest};
-pub use select::{Kept, quantize};
+pub use select::{Kept, Quantized, quantize, rounded};
+pub use settled::{Floats, Settled};
 pub use stored::{Quantization, Storage, StoredConstant, StoredValues, StoredWeight};
+pub use trained::Grid;
 pub use weights::{Role, Use, Weight, params, weight_bytes, weights};
 
 /// What a model's weights become.
@@ -85,6 +89,18 @@ impl Form {
     #[must_use]
     pub fn rounds_values(self) -> bool {
         matches!(self, Self::Int8Dynamic | Self::Int8Qdq)
+    }
+
+    /// Whether it has several ways to store a weight that differ in quality.
+    #[must_use]
+    pub fn has_choice(self) -> bool {
+        matches!(self, Self::Int4 | Self::Int4Dq | Self::Auto)
+    }
+
+    /// Whether it has a grid that weights can be trained on.
+    #[must_use]
+    pub fn has_grid(self) -> bool {
+        self != Self::Fp16
     }
 
     /// Whether tract takes many times longer for files of this form.
@@ -150,6 +166,13 @@ pub struct Settings {
     pub seven_bits: bool,
     /// Whether values stay float at the first and the last layer.
     pub float_ends: bool,
+}
+
+impl Settings {
+    /// Whether weights have seven bits: bytes times such weights are summed in pairs.
+    fn has_seven_bits(&self) -> bool {
+        self.seven_bits && self.form.rounds_values()
+    }
 }
 
 impl Default for Settings {

@@ -1,13 +1,12 @@
 //! One weight: how it is stored, and its codes.
 
 use super::balance::Multiples;
-use super::grid::Levels;
-use super::price::{OVERHEAD, stored_bytes};
+use super::price::{OVERHEAD, PACKED, comes, stored_bytes};
 use super::rounding::{Rounded, compensated, nearest};
 use super::select::Kept;
 use super::stored::{Codes, Storage, StoredConstant, StoredWeight, checksum};
 use super::weights::{Role, Weight};
-use super::{Form, Settings};
+use super::{Form, Settings, Settled};
 use crate::elements::Elements;
 use crate::error::Result;
 use crate::eval::moments::Moments;
@@ -28,14 +27,24 @@ pub(super) struct Chosen {
     pub weight: Weight,
     pub storage: Storage,
     pub elements: Vec<f32>,
+    /// Whether fewer bits are left for more where these change much.
+    free: bool,
 }
 
 impl Chosen {
     /// The weight with how it is stored, or why it stays.
-    pub fn of(model: &Model, weight: Weight, settings: &Settings) -> Result<Result<Self, Kept>> {
+    pub fn of(
+        model: &Model,
+        weight: Weight,
+        settings: &Settings,
+        settled: &Settled,
+    ) -> Result<Result<Self, Kept>> {
         let kept =
             |reason: &str| Ok(Err(Kept { name: weight.name.clone(), reason: reason.to_owned() }));
         if let Some(reason) = &weight.skip {
+            return kept(reason);
+        }
+        if let Some(reason) = settled.float(&weight.name) {
             return kept(reason);
         }
         let Some(Tensor::F32(array)) = graph::constant_tensor(model, &weight.name)? else {
@@ -46,30 +55,52 @@ impl Chosen {
             return kept("an element is NaN or infinite");
         }
         let few = Storage::Int8;
-        let storage = match settings.form {
+        let (said, form) = (settled.storage(&weight.name), settings.form);
+        let outputs = weight.shape[weight.axis()];
+        let bytes = |storage| {
+            let stored = stored_bytes(&weight.shape, weight.axis(), storage, settings.block);
+            stored + comes(form, storage, outputs)
+        };
+        let smaller = |four| if bytes(four) < bytes(few) { four } else { few };
+        let storage = match form {
             Form::Fp16 => Storage::Fp16,
             Form::Int8 | Form::Int8Qdq => few,
             Form::Int8Dynamic if in_integers(model, &weight)? => Storage::Int8Dynamic,
             Form::Int8Dynamic => few,
-            Form::Int4 | Form::Int4Dq | Form::Auto if blocks_lie_well(model, &weight) => {
-                let four = match settings.form {
-                    Form::Int4Dq => Storage::Int4Dq,
-                    _ => Storage::Int4,
-                };
-                let bytes =
-                    |storage| stored_bytes(&weight.shape, weight.axis(), storage, settings.block);
-                if bytes(four) < bytes(few) { four } else { few }
+            _ if said == Some(few) => few,
+            Form::Int4 | Form::Auto if blocks_lie_well(model, &weight) => smaller(Storage::Int4),
+            Form::Int4 | Form::Auto
+                if said == Some(Storage::Int4Packed) && weight.len().is_multiple_of(2) =>
+            {
+                smaller(Storage::Int4Packed)
             }
+            Form::Int4Dq if blocks_lie_well(model, &weight) => smaller(Storage::Int4Dq),
             Form::Int4 | Form::Int4Dq | Form::Auto => few,
         };
         if storage == Storage::Fp16 && elements.iter().any(|v| v.abs() > 65_504.0) {
             return kept("an element is out of the range of half floats");
         }
-        let bytes = stored_bytes(&weight.shape, weight.axis(), storage, settings.block);
-        if bytes + OVERHEAD >= 4 * weight.len() {
+        let overhead = if storage == Storage::Int4Packed { PACKED } else { OVERHEAD };
+        let stored = stored_bytes(&weight.shape, weight.axis(), storage, settings.block);
+        if stored + overhead >= 4 * weight.len() {
             return kept("too small to gain");
         }
-        Ok(Ok(Self { weight, storage, elements }))
+        let free = settings.form == Form::Auto && said.is_none();
+        Ok(Ok(Self { weight, storage, elements, free }))
+    }
+
+    /// Its elements, multiplied along its rows and columns.
+    pub fn multiplied(&self, multiples: &Multiples) -> Vec<f32> {
+        if multiples.rows.is_empty() && multiples.columns.is_empty() {
+            return self.elements.clone();
+        }
+        let lines = Lines::new(&self.weight.shape, self.weight.axis());
+        let matrix = multiples.apply(lines.matrix(&self.elements));
+        let mut elements = vec![0.0; self.elements.len()];
+        for ((row, column), &v) in matrix.indexed_iter() {
+            elements[lines.element(row, column)] = v as f32;
+        }
+        elements
     }
 
     /// The weight rounded as asked; where the bits are free, to the fewest that change its layer's
@@ -84,7 +115,7 @@ impl Chosen {
     ) -> Result<Done> {
         let as_bits = |storage| self.round_as(storage, model, links, moments, multiples, settings);
         let (stored, bias, share) = as_bits(self.storage)?;
-        if settings.form != Form::Auto || share <= SHARE {
+        if !self.free || share <= SHARE {
             return Ok(Ok((stored, bias)));
         }
         let (stored, bias, share) = as_bits(Storage::Int8)?;
@@ -118,22 +149,13 @@ impl Chosen {
             codes: Codes::default(),
             scales: Elements::default(),
         };
-        let levels = match storage {
-            Storage::Fp16 => return Ok((stored, None, 0.0)),
-            // Bytes times such weights are summed in pairs.
-            Storage::Int8 | Storage::Int8Dynamic
-                if settings.seven_bits
-                    && matches!(settings.form, Form::Int8Qdq | Form::Int8Dynamic) =>
-            {
-                Levels::INT7
-            }
-            Storage::Int8 | Storage::Int8Dynamic => Levels::INT8,
-            Storage::Int4 | Storage::Int4Dq => Levels::INT4,
+        let Some(levels) = storage.levels(settings) else {
+            return Ok((stored, None, 0.0));
         };
         let lines = Lines::new(&self.weight.shape, stored.axis);
         let matrix = multiples.apply(lines.matrix(&self.elements));
         let (rows, columns) = matrix.dim();
-        let block = if levels == Levels::INT4 { settings.block } else { columns };
+        let block = if storage.has_blocks() { settings.block } else { columns };
         let bias = moments.and_then(|_| Bias::of(model, links, &self.weight).transpose());
         let bias = bias.transpose()?;
         let groups = moments.map_or(1, <[Moments]>::len).max(1);
@@ -170,7 +192,7 @@ impl Chosen {
             rounded.codes.extend(one.codes);
             rounded.scales.extend(one.scales);
         }
-        if levels != Levels::INT4 {
+        if !storage.has_blocks() {
             // A row of zeros has no scale of its own; one like the others' keeps biases fine.
             let used = |row: usize| {
                 rounded.codes[row * columns..(row + 1) * columns].iter().any(|&c| c != 0)
@@ -187,7 +209,7 @@ impl Chosen {
             codes[lines.element(at / columns, at % columns)] = code;
         }
         stored.codes = Codes(codes);
-        if levels != Levels::INT4 {
+        if !storage.has_blocks() {
             stored.scales = Elements(rounded.scales);
         } else {
             // Blocks lie along the other axis of a matrix.

@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use super::grid::{self, Levels};
+use super::stored::Storage;
 use crate::error::Result;
 use crate::linalg::{Cholesky, Covariance, Matrix};
 
@@ -27,6 +28,28 @@ impl Rounded {
             let scale = self.scales[i * blocks + j / block.max(1)];
             f64::from(f32::from(self.codes[i * columns + j]) * scale)
         })
+    }
+}
+
+impl Storage {
+    /// What a matrix of outputs by inputs becomes where it is stored so, rounded to the nearest levels: in
+    /// blocks of so many inputs where there are blocks. Half floats count as exact.
+    #[must_use]
+    pub fn nearest(self, matrix: &Matrix, block: usize) -> Matrix {
+        let (rows, columns) = matrix.dim();
+        let (block, levels) = match self {
+            Self::Fp16 => return matrix.clone(),
+            Self::Int8 | Self::Int8Dynamic => (columns, Levels::INT8),
+            Self::Int4 | Self::Int4Dq => (block, Levels::INT4),
+            Self::Int4Packed => (columns, Levels::INT4),
+        };
+        nearest(matrix, block, levels).matrix(rows, columns, block)
+    }
+
+    /// Whether rounding to it changes what a network computes so much that a search has to see it.
+    #[must_use]
+    pub fn is_coarse(self) -> bool {
+        self.bits() < 8
     }
 }
 

@@ -12,7 +12,7 @@ use super::refuse::check;
 use super::round::{Chosen, Done, Lines};
 use super::stored::{Quantization, Storage};
 use super::weights::{Weight, weights};
-use super::{Form, Rounding, Settings};
+use super::{Form, Rounding, Settings, Settled};
 use crate::error::{Error, Result};
 use crate::eval::moments::Moments;
 use crate::graph::Links;
@@ -27,6 +27,18 @@ pub struct Kept {
     pub reason: String,
 }
 
+/// What becomes of a model's weights, and what they were.
+#[derive(Clone, Debug)]
+pub struct Quantized {
+    /// How weights are stored.
+    pub quantization: Quantization,
+    /// Those that stay.
+    pub kept: Vec<Kept>,
+    /// For each weight in fewer bits its elements right before they were rounded: those of neighbouring
+    /// factors have been balanced.
+    pub elements: Vec<Vec<f32>>,
+}
+
 /// Decides what becomes of the weights of `model`; with samples so that its outputs change least.
 /// Says of the others why they stay.
 ///
@@ -38,6 +50,21 @@ pub fn quantize(
     settings: &Settings,
     calibration: Option<&Calibration<'_>>,
 ) -> Result<(Quantization, Vec<Kept>)> {
+    let found = rounded(model, settings, &Settled::default(), calibration)?;
+    Ok((found.quantization, found.kept))
+}
+
+/// [`quantize`] where of some weights it is said how they are stored; with the elements that were
+/// rounded, for a training that begins there.
+///
+/// # Errors
+/// As [`quantize`].
+pub fn rounded(
+    model: &Model,
+    settings: &Settings,
+    settled: &Settled,
+    calibration: Option<&Calibration<'_>>,
+) -> Result<Quantized> {
     check(model)?;
     // Whether it can be brought to the form's operator set shows early.
     opset::upgraded(model, settings.form)?;
@@ -51,7 +78,7 @@ pub fn quantize(
         });
     }
     for weight in weights(model) {
-        match Chosen::of(model, weight, settings)? {
+        match Chosen::of(model, weight, settings, settled)? {
             Ok(weight) => chosen.push(weight),
             Err(reason) => kept.push(reason),
         }
@@ -70,11 +97,12 @@ pub fn quantize(
             weight.round(model, &links, moments.as_deref(), multiples, settings)
         })
         .collect::<Result<_>>()?;
-    let (mut weights, mut constants) = (Vec::new(), Vec::new());
-    for done in done {
+    let (mut weights, mut constants, mut elements) = (Vec::new(), Vec::new(), Vec::new());
+    for ((done, weight), multiples) in done.into_iter().zip(&chosen).zip(&multiples) {
         match done {
-            Ok((weight, constant)) => {
-                weights.push(weight);
+            Ok((stored, constant)) => {
+                elements.push(weight.multiplied(multiples));
+                weights.push(stored);
                 constants.extend(constant);
             }
             Err(reason) => kept.push(reason),
@@ -87,7 +115,8 @@ pub fn quantize(
         }
         None => None,
     };
-    Ok((Quantization { form: settings.form, weights, constants, values }, kept))
+    let quantization = Quantization { form: settings.form, weights, constants, values };
+    Ok(Quantized { quantization, kept, elements })
 }
 
 /// The moments of what the weights' layers see.

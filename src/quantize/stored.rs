@@ -48,6 +48,9 @@ pub enum Storage {
     Int4,
     /// INT4 before a blocked `DequantizeLinear`.
     Int4Dq,
+    /// 4-bit codes, two a byte, that a table of levels gives as int8 before a `DequantizeLinear` with one
+    /// scale for each position along an axis.
+    Int4Packed,
     /// Half floats before a `Cast`.
     Fp16,
     /// int8 inside a `MatMulInteger` or `ConvInteger`, one scale for each output.
@@ -55,12 +58,18 @@ pub enum Storage {
 }
 
 impl Storage {
+    /// Whether several elements of a row share a scale, and not all of it.
+    #[must_use]
+    pub(super) fn has_blocks(self) -> bool {
+        matches!(self, Self::Int4 | Self::Int4Dq)
+    }
+
     /// Bits of one element.
     #[must_use]
     pub fn bits(self) -> u32 {
         match self {
             Self::Int8 | Self::Int8Dynamic => 8,
-            Self::Int4 | Self::Int4Dq => 4,
+            Self::Int4 | Self::Int4Dq | Self::Int4Packed => 4,
             Self::Fp16 => 16,
         }
     }

@@ -277,9 +277,9 @@ pub fn params(model: &Model) -> u64 {
                 // One that widened integers are multiplied by.
                 ("Mul", _) => node.input.get(1 - input.min(1)).is_some_and(|other| {
                     let cast = links.producer(other).map(|p| &graph.node[p]);
-                    cast.filter(|n| n.op_type() == "Cast")
-                        .and_then(|n| constants.get(n.input.first()?)?.proto(graph))
-                        .is_some_and(|t| t.data_type() == Code::Int8 as i32)
+                    let codes =
+                        cast.filter(|n| n.op_type() == "Cast").and_then(|n| n.input.first());
+                    codes.is_some_and(|codes| is_codes(graph, &links, &constants, codes))
                 }),
                 _ => false,
             };
@@ -294,11 +294,54 @@ pub fn params(model: &Model) -> u64 {
             ("DequantizeLinear", 0) | ("ConvInteger" | "MatMulInteger", 1) => elements,
             ("QLinearConv", 3 | 8) | ("QLinearMatMul", 3) => elements,
             ("Cast", 0) if code == Code::Int8 as i32 => elements,
+            ("Cast", 0) if code == Code::Uint8 as i32 => unpacked(graph, &links, &constants, node),
             _ => 0,
         };
         uses.iter().map(|u| codes(&graph.node[u.node], u.input)).max().unwrap_or(0)
     };
     constants.iter().map(count).sum()
+}
+
+/// Whether a value is made of int8 codes that are stored, as they are or by a table of levels.
+fn is_codes(
+    graph: &GraphProto,
+    links: &Links,
+    constants: &BTreeMap<String, Constant>,
+    name: &str,
+) -> bool {
+    let made = |name: &str, op: &str| -> Option<&NodeProto> {
+        links.producer(name).map(|p| &graph.node[p]).filter(|n| n.op_type() == op)
+    };
+    let table = || {
+        let gather = made(made(name, "Reshape")?.input.first()?, "Gather")?;
+        gather.input.first()
+    };
+    let stored = constants.get(name).or_else(|| constants.get(table()?));
+    stored.and_then(|c| c.proto(graph)).is_some_and(|t| t.data_type() == Code::Int8 as i32)
+}
+
+/// Elements of the weight that a table of levels is looked up for, from the node that widens its codes; 0
+/// where it is none.
+fn unpacked(
+    graph: &GraphProto,
+    links: &Links,
+    constants: &BTreeMap<String, Constant>,
+    cast: &NodeProto,
+) -> u64 {
+    let next = |node: &NodeProto| {
+        let consumer = links.sole_consumer(node.output.first()?)?;
+        Some((&graph.node[consumer.node], consumer.input))
+    };
+    let shape = || {
+        let (gather, 1) = next(cast)? else { return None };
+        let (reshape, 0) = next(gather).filter(|_| gather.op_type() == "Gather")? else {
+            return None;
+        };
+        let shape = reshape.input.get(1).filter(|_| reshape.op_type() == "Reshape")?;
+        constants.get(shape)?.proto(graph)?.to_tensor().ok()?.to_i64_vec("a shape").ok()
+    };
+    let dims = shape().unwrap_or_else(|| vec![0]);
+    dims.iter().map(|&d| u64::try_from(d).unwrap_or(0)).product()
 }
 
 /// Bytes that the elements of a model's constants take, whatever they are for.

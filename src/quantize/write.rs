@@ -1,6 +1,7 @@
 //! A quantization carried out on a model.
 
 mod integer;
+mod packed;
 mod values;
 
 use std::collections::HashMap;
@@ -75,9 +76,13 @@ impl StoredWeight {
         if self.storage == Storage::Fp16 {
             return Ok(());
         }
+        let pairs = self.codes.0.len().is_multiple_of(2);
+        if self.storage == Storage::Int4Packed && !pairs {
+            return misfit("an odd number of codes is not packed");
+        }
         let extent = self.shape.get(self.axis).copied().unwrap_or(0);
         let scales = match self.storage {
-            Storage::Int8 | Storage::Int8Dynamic => extent,
+            Storage::Int8 | Storage::Int8Dynamic | Storage::Int4Packed => extent,
             _ if self.block < 16 || !self.block.is_power_of_two() => 0,
             _ if self.shape.len() != 2 || self.axis > 1 => 0,
             _ => extent.div_ceil(self.block) * self.shape[1 - self.axis],
@@ -118,6 +123,8 @@ struct Edits {
     gone: Vec<String>,
     constants: Vec<TensorProto>,
     contrib: bool,
+    /// The constant that has the levels of the two codes of every byte.
+    table: Option<String>,
     version: i64,
     count: usize,
 }
@@ -134,6 +141,7 @@ impl Edits {
             gone: Vec::new(),
             constants: Vec::new(),
             contrib: false,
+            table: None,
             version: model.opset("").unwrap_or(1),
             count: 0,
         }
@@ -147,6 +155,7 @@ impl Edits {
             Storage::Fp16 => self.half(model, stored)?,
             Storage::Int4 => self.int4(model.graph(), weight, stored)?,
             Storage::Int4Dq => self.blocked(model.graph(), stored)?,
+            Storage::Int4Packed => self.packed(model.graph(), stored)?,
             Storage::Int8Dynamic => self.integer(model, weight, stored)?,
         }
         self.remove(model, &stored.name);

@@ -63,8 +63,7 @@ struct Search<'a, 'm> {
 }
 
 /// Improves on the best of some allocations within the budget. Returns the best one with its network,
-/// fitted to the network's calibration samples, what changes of single layers did, and what was done.
-/// Where that is known, as `probes`, from a search at another budget, layers are not tried again.
+/// fitted to the network's calibration samples, and what was done.
 ///
 /// A level starts from an allocation of the beam. Layer errors are taken anew on the inputs that its
 /// network has, where they hold what earlier layers do to later ones, and weighed by what changes of
@@ -81,8 +80,7 @@ pub fn beam(
     firsts: Vec<Allocation>,
     prediction: &Prediction,
     scorer: &Scorer,
-    probes: Vec<Probe>,
-) -> Result<(Allocation, Compressed, Vec<Probe>, Effort)> {
+) -> Result<(Allocation, Compressed, Effort)> {
     let limits = problem.limits;
     let mut search = Search {
         problem,
@@ -93,8 +91,8 @@ pub fn beam(
         calibration_snapshots: Snapshots::new(limits.snapshot_bytes),
         search_snapshots: Snapshots::new(limits.snapshot_bytes),
         effort: Effort::default(),
-        probed: if probes.is_empty() { f64::INFINITY } else { 0.0 },
-        probes,
+        probed: f64::INFINITY,
+        probes: Vec::new(),
     };
     let mut beam: Vec<Candidate> = Vec::new();
     for first in firsts {
@@ -149,7 +147,7 @@ pub fn beam(
     };
     let best = beam.swap_remove(0);
     let compressed = search.network_of(&best)?;
-    Ok((best.allocation, compressed, search.probes, search.effort))
+    Ok((best.allocation, compressed, search.effort))
 }
 
 impl Search<'_, '_> {
@@ -255,9 +253,9 @@ impl Search<'_, '_> {
     /// base.
     fn compress(&mut self, allocation: &Allocation) -> Result<Compressed> {
         let Problem { network, options, .. } = self.problem;
-        let choices = Network::choices(options, allocation);
+        let taken = Network::taken(options, allocation);
         let (snapshots, effort) = (&mut self.calibration_snapshots, &mut self.effort);
-        network.compress(&choices, &self.base, snapshots, effort)
+        network.compress(&taken, &self.base, snapshots, effort)
     }
 
     fn network_of(&mut self, candidate: &Candidate) -> Result<Compressed> {
@@ -269,8 +267,8 @@ impl Search<'_, '_> {
 
     /// The first layer in which an allocation is another than the base.
     fn differing(&self, allocation: &Allocation) -> usize {
-        let choices = Network::choices(self.problem.options, allocation);
-        (0..choices.len()).find(|&l| choices[l] != self.base.choices[l]).unwrap_or(choices.len())
+        let taken = Network::taken(self.problem.options, allocation);
+        (0..taken.len()).find(|&l| taken[l] != self.base.taken[l]).unwrap_or(taken.len())
     }
 
     /// Makes a candidate the one whose prefix states are kept.

@@ -79,7 +79,7 @@ impl ScoreCache {
         for forms in forms {
             hash.add(&forms.energy.to_bits().to_le_bytes());
             for option in &forms.options {
-                hash.add(format!("{:?}", option.choice).as_bytes());
+                hash.add(format!("{:?} {:?}", option.choice, option.storage).as_bytes());
                 hash.add(&option.error.to_bits().to_le_bytes());
             }
         }

@@ -2,20 +2,21 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::probe::Probe;
 use super::start::start;
-use super::{Allocation, Budget, LayerOptions};
+use super::{Allocation, Budget, LayerOption, LayerOptions};
 use crate::factorize::Choice;
+use crate::quantize::Storage;
 
 /// What a search has learnt of the layers, and where it ended.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Experience {
     /// Loss per unit of relative output error, by layer.
     pub sensitivity: Vec<f64>,
-    /// What changes of single layers did, in place.
-    pub probes: Vec<Probe>,
     /// What it chose.
     pub choices: Vec<Option<Choice>>,
+    /// How weights are stored in that.
+    #[serde(default)]
+    pub storages: Vec<Option<Storage>>,
 }
 
 impl Experience {
@@ -29,14 +30,15 @@ impl Experience {
         losses: &[Vec<f64>],
         budget: Budget,
     ) -> Option<Allocation> {
-        if self.choices.len() != options.len() {
+        if self.choices.len() != options.len() || self.storages.len() != options.len() {
             return None;
         }
-        let place = |(layer, choice): (&LayerOptions, &Option<Choice>)| {
-            layer.options.iter().position(|o| o.choice == *choice)
+        let place = |(l, layer): (usize, &LayerOptions)| {
+            let same =
+                |o: &LayerOption| (o.choice, o.storage) == (self.choices[l], self.storages[l]);
+            layer.options.iter().position(same)
         };
-        let before: Allocation =
-            options.iter().zip(&self.choices).map(place).collect::<Option<_>>()?;
+        let before: Allocation = options.iter().enumerate().map(place).collect::<Option<_>>()?;
         let more = budget.cost(options, &before) <= budget.limit;
         let cost = |l: usize, o: usize| budget.resource.of(&options[l].options[o].cost);
         let allowed = |l: usize, o: usize| {
@@ -60,7 +62,7 @@ mod tests {
     use super::*;
     use crate::factorize::Scheme;
     use crate::layer::Cost;
-    use crate::search::{LayerOption, Resource};
+    use crate::search::Resource;
 
     fn choice(rank: usize) -> Option<Choice> {
         Some(Choice { scheme: Scheme::Matrix, rank, rank_in: None })
@@ -71,6 +73,7 @@ mod tests {
             choice: choice(rank).filter(|_| rank < 9),
             cost: Cost { params, bytes: 4 * params, ..Cost::default() },
             error: (9 - rank) as f64,
+            ..LayerOption::default()
         };
         let options = [(9, 100), (8, 80), (4, 40), (2, 20), (1, 10)].map(option).to_vec();
         let stored = options[0].cost;
@@ -83,7 +86,11 @@ mod tests {
         let options = [layer(), layer()];
         let losses: Vec<Vec<f64>> =
             [1.0, 10.0].map(|s| options[0].options.iter().map(|o| s * o.error).collect()).to_vec();
-        let known = Experience { choices: vec![choice(4), choice(2)], ..Experience::default() };
+        let known = Experience {
+            choices: vec![choice(4), choice(2)],
+            storages: vec![None; 2],
+            ..Experience::default()
+        };
         let at = |limit| {
             let budget = Budget { resource: Resource::Params, limit };
             known.allocation(&options, &losses, budget)
@@ -93,7 +100,11 @@ mod tests {
         let more = at(125).expect("an allocation");
         assert!(more[0] <= 2 && more[1] == 1, "{more:?}");
         assert_eq!(at(10), None);
-        let strange = Experience { choices: vec![choice(3), choice(2)], ..Experience::default() };
+        let strange = Experience {
+            choices: vec![choice(3), choice(2)],
+            storages: vec![None; 2],
+            ..Experience::default()
+        };
         let budget = Budget { resource: Resource::Params, limit: 60 };
         assert_eq!(strange.allocation(&options, &losses, budget), None);
     }

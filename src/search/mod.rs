@@ -35,15 +35,14 @@ pub use beam::beam;
 pub use cache::ScoreCache;
 pub use experience::Experience;
 pub use network::{Network, NetworkOptions, Statistics, in_order, outputs, score, scorer};
-pub use options::{LayerOption, LayerOptions};
+pub use options::{Bits, LayerOption, LayerOptions};
 pub use paper::paper;
 pub use plan::{Plan, PlanConstant, PlanLayer};
 pub use predict::{Prediction, rank_correlation};
-pub use probe::Probe;
 pub use race::Difference;
 pub use samples::Samples;
 pub use sensitivity::sensitivities;
-pub use sequential::Compressed;
+pub use sequential::{Compressed, Taken};
 pub use snapshots::Snapshots;
 pub use start::{Budget, Resource, start};
 

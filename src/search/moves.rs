@@ -17,7 +17,8 @@ pub struct Move {
 }
 
 /// The moves from `allocation` whose cost changes by about `step`: for every layer the best form for
-/// a step more, the best for a step less, and the best of another scheme for no more than now.
+/// a step more, the best for a step less, and the best of another scheme or of other bits for no more than
+/// now.
 /// `losses[layer][option]` are predicted.
 pub fn moves(
     layers: &[LayerOptions],
@@ -29,7 +30,8 @@ pub fn moves(
     let mut found: Vec<Move> = Vec::new();
     for (l, layer) in layers.iter().enumerate() {
         let cost = |o: usize| budget.resource.of(&layer.options[o].cost);
-        let scheme = |o: usize| layer.options[o].choice.map(|c| c.scheme);
+        let scheme =
+            |o: usize| (layer.options[o].choice.map(|c| c.scheme), layer.options[o].storage);
         let (now, at) = (allocation[l], cost(allocation[l]));
         let best = |wanted: &dyn Fn(usize) -> bool| {
             let options = (0..layer.options.len()).filter(|&o| o != now && wanted(o));
@@ -145,8 +147,11 @@ mod tests {
 
     fn layer(forms: &[(u64, f64)]) -> LayerOptions {
         let cost = |params: u64| Cost { params, bytes: 4 * params, ..Cost::default() };
-        let options =
-            forms.iter().map(|&(p, error)| LayerOption { choice: None, cost: cost(p), error });
+        let options = forms.iter().map(|&(p, error)| LayerOption {
+            cost: cost(p),
+            error,
+            ..LayerOption::default()
+        });
         LayerOptions {
             options: options.collect(),
             stored: cost(forms[0].0),

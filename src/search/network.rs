@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use rayon::prelude::*;
 
-use super::LayerOptions;
 use super::samples::Samples;
+use super::{Bits, LayerOptions};
 use crate::error::{Error, Result};
 use crate::eval::moments::{Moments, Sums};
 use crate::eval::{Evaluator, join};
@@ -76,6 +76,8 @@ pub struct Network<'a> {
     pub progress: &'a dyn Progress,
     /// How weights will be stored: what their bytes are counted by.
     pub price: Price,
+    /// For each layer what it may choose of that.
+    pub bits: Vec<Bits>,
     /// Samples that statistics are taken from.
     pub calibration: Option<Samples>,
     /// What the layers are to yield at sampled positions: for each layer, for each run.
@@ -121,6 +123,7 @@ impl<'a> Network<'a> {
             in_order(&evaluator, layers).into_iter().unzip();
         let weights = layers.iter().map(|l| l.weight(model)).collect::<Result<_>>()?;
         let extents = layers.iter().map(|l| l.extent(model, &values).unwrap_or_default()).collect();
+        let count = layers.len();
         Ok(Self {
             model,
             layers,
@@ -131,6 +134,7 @@ impl<'a> Network<'a> {
             options,
             progress: &Silent,
             price: Price::default(),
+            bits: vec![Bits::Usual; count],
             calibration: None,
             targets: Vec::new(),
             moments: Vec::new(),
@@ -257,6 +261,7 @@ impl<'a> Network<'a> {
                     rank_multiple.max(1),
                     self.extents[l],
                     self.price,
+                    self.bits[l],
                 )
             })
             .collect()

@@ -6,20 +6,25 @@ use crate::error::Result;
 use crate::factorize::{Choice, Factors, Fit, Scheme, curves, replace};
 use crate::graph::NameAllocator;
 use crate::layer::{Cost, Extent, Form, Layer, LinearMap};
+use crate::linalg::Matrix;
 use crate::onnx::{NodeProto, TensorProto};
-use crate::quantize::Price;
+use crate::quantize::{Kind, Price, Storage};
 use prost::Message;
 
 /// One form of a layer.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct LayerOption {
     /// Scheme and ranks; `None` leaves the layer dense.
     pub choice: Option<Choice>,
+    /// How its weights are stored; `None` is float.
+    pub storage: Option<Storage>,
     /// What it costs.
     pub cost: Cost,
     /// Squared error of the layer's output as a share of its variance, both with the ridge's part:
     /// an estimate for samples that were not calibrated on.
     pub error: f64,
+    /// The part of the error that comes from the rounding of weights.
+    pub rounding: f64,
 }
 
 /// The forms of a layer that no other one beats in both cost and error, dearest first; the first is
@@ -40,11 +45,12 @@ pub struct LayerOptions {
 impl LayerOptions {
     /// The forms of `layer` under the given fits of its groups.
     ///
-    /// `at` says where the map is applied, `price` how weights are stored; ranks are multiples of
-    /// `rank_multiple`.
+    /// `at` says where the map is applied, `price` how weights are stored and `bits` what layers may
+    /// choose of that; ranks are multiples of `rank_multiple`.
     ///
     /// # Errors
     /// When a decomposition fails.
+    #[allow(clippy::too_many_arguments)]
     pub fn new(
         layer: &Layer,
         node: &NodeProto,
@@ -53,22 +59,48 @@ impl LayerOptions {
         rank_multiple: usize,
         at: Extent,
         price: Price,
+        bits: Bits,
     ) -> Result<Self> {
-        let stored = stored(layer, at, price);
+        let stored = stored(layer, at, price, bits);
         let Some(map) = &layer.map else {
-            let dense = LayerOption { choice: None, cost: stored, error: 0.0 };
+            let dense = LayerOption { cost: stored, ..LayerOption::default() };
             return Ok(Self { options: vec![dense], stored, energy: 0.0, errors: Vec::new() });
         };
         let energy: f64 = fits.iter().map(|fit| fit.energy).sum();
-        let mut options = vec![dense(layer, node, map, stored, price)?];
+        let mut options = Vec::new();
+        for storage in bits.storages(price, kind(map, None)) {
+            let cost = dense(layer, node, map, stored, price, storage)?;
+            let rounding = match storage {
+                Some(storage) if bits.vary(price) => {
+                    lost(&unfactorized(fits)?, map, fits, storage, price)? / energy.max(LEAST)
+                }
+                _ => 0.0,
+            };
+            let error = rounding.min(1.0);
+            options.push(LayerOption { choice: None, storage, cost, error, rounding: error });
+        }
         let mut errors = Vec::new();
         let curves = curves(map, fits, schemes)?;
         for curve in &curves {
             let scheme = curve.scheme;
             let rank_in = (scheme == Scheme::Tucker).then_some(1);
             let overhead = overhead(layer, node, map, Some(Choice { scheme, rank: 1, rank_in }))?;
-            for (choice, error) in curve.choices(map)? {
-                let error = (error / energy.max(f64::MIN_POSITIVE)).min(1.0);
+            let choices = curve.choices(map)?;
+            let storages = bits.storages(price, kind(map, choices.first().map(|c| c.0)));
+            // What rounding costs hardly depends on the rank.
+            let mut shares = vec![0.0; storages.len()];
+            if let Some(&(middle, error)) = choices.get(choices.len() / 2)
+                && bits.vary(price)
+            {
+                let factors = curve.factors(middle, fits, &[])?;
+                for (share, storage) in shares.iter_mut().zip(&storages) {
+                    let Some(storage) = *storage else { continue };
+                    *share =
+                        lost(&factors, map, fits, storage, price)? / (energy - error).max(LEAST);
+                }
+            }
+            for (choice, error) in choices {
+                let error = (error / energy.max(LEAST)).min(1.0);
                 errors.push((choice, error));
                 let whole = |rank: usize| rank.is_multiple_of(rank_multiple);
                 if !whole(choice.rank) || !choice.rank_in.is_none_or(whole) {
@@ -79,10 +111,20 @@ impl LayerOptions {
                     continue;
                 }
                 let params = params + bias(layer, map);
-                let bytes = bytes(layer, map, Some(choice), price) + overhead;
                 let macs = choice.macs(map, at);
-                let cost = Cost { params, macs, bytes, ..Cost::default() };
-                options.push(LayerOption { choice: Some(choice), cost, error });
+                for (&storage, share) in storages.iter().zip(&shares) {
+                    let bytes = bytes(layer, map, Some(choice), price, storage) + overhead;
+                    let cost = Cost { params, macs, bytes, ..Cost::default() };
+                    let rounding = (share * (1.0 - error)).clamp(0.0, 1.0 - error);
+                    let error = error + rounding;
+                    options.push(LayerOption {
+                        choice: Some(choice),
+                        storage,
+                        cost,
+                        error,
+                        rounding,
+                    });
+                }
             }
         }
         Ok(Self { options, stored, energy, errors })
@@ -111,7 +153,8 @@ impl LayerOptions {
         }
         for option in &mut self.options {
             if let Some(error) = option.choice.and_then(|choice| errors.get(&choice)) {
-                option.error = ((error - least) / energy.max(f64::MIN_POSITIVE)).clamp(0.0, 1.0);
+                let error = ((error - least) / energy.max(LEAST)).clamp(0.0, 1.0);
+                option.error = (error + option.rounding).min(1.0);
             }
         }
         Ok(())
@@ -133,47 +176,120 @@ impl LayerOptions {
     }
 }
 
-/// Bytes of the weights and the bias of a layer in a form.
-fn bytes(layer: &Layer, map: &LinearMap, choice: Option<Choice>, price: Price) -> u64 {
-    let product = match map.form {
-        Form::MatMulRight => true,
-        Form::Gemm { trans_a, alpha, beta, .. } => {
-            // Factors take the scales in.
-            !trans_a && (choice.is_some() || (alpha == 1.0 && beta == 1.0))
+/// The least energy that errors are shares of.
+const LEAST: f64 = f64::MIN_POSITIVE;
+
+/// What layers may choose of a form's ways to store weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bits {
+    /// What the form is named for.
+    Usual,
+    /// More bits too, where they are worth their bytes.
+    Free,
+    /// Plain floats.
+    Float,
+}
+
+impl Bits {
+    /// The ways there are, by falling bytes.
+    fn storages(self, price: Price, kind: Kind) -> Vec<Option<Storage>> {
+        match self {
+            Self::Usual => vec![price.usual(kind)],
+            Self::Free => price.storages(kind),
+            Self::Float => vec![None],
         }
-        _ => false,
+    }
+
+    /// Whether there is more than one way.
+    fn vary(self, price: Price) -> bool {
+        self == Self::Free && price.storages(Kind::Other).len() > 1
+    }
+}
+
+/// What the weights of a layer in a form are to their nodes.
+fn kind(map: &LinearMap, choice: Option<Choice>) -> Kind {
+    match map.form {
+        Form::MatMulRight => Kind::Product,
+        // Factors take the scales in.
+        Form::Gemm { trans_a: false, alpha, beta, .. }
+            if choice.is_some() || (alpha == 1.0 && beta == 1.0) =>
+        {
+            Kind::Product
+        }
+        _ => Kind::Other,
+    }
+}
+
+/// The layer as it is, by its fits.
+fn unfactorized(fits: &[Fit]) -> Result<Factors> {
+    let groups = fits.iter().map(|fit| Ok(vec![fit.dense()?])).collect::<Result<_>>()?;
+    Ok(Factors { choice: None, groups, bias: Vec::new() })
+}
+
+/// The error that rounding the weights adds, by the inputs that the fits know.
+fn lost(
+    factors: &Factors,
+    map: &LinearMap,
+    fits: &[Fit],
+    storage: Storage,
+    price: Price,
+) -> Result<f64> {
+    let error = |factors: &Factors| -> f64 {
+        let whole = factors.to_dense(map).groups;
+        fits.iter().zip(&whole).map(|(fit, group)| fit.error(&group[0])).sum()
     };
+    let lost = error(&rounded(factors, storage, price)) - error(factors);
+    Ok(if lost.is_finite() { lost.max(0.0) } else { 0.0 })
+}
+
+/// The factors with every weight rounded to the nearest level.
+pub(super) fn rounded(factors: &Factors, storage: Storage, price: Price) -> Factors {
+    let block = price.form.map_or(usize::MAX, |(_, block)| block);
+    let round = |group: &Vec<Matrix>| group.iter().map(|m| storage.nearest(m, block)).collect();
+    Factors { groups: factors.groups.iter().map(round).collect(), ..factors.clone() }
+}
+
+/// Bytes of the weights and the bias of a layer in a form.
+fn bytes(
+    layer: &Layer,
+    map: &LinearMap,
+    choice: Option<Choice>,
+    price: Price,
+    storage: Option<Storage>,
+) -> u64 {
     let factors = Factors::shapes(choice, map);
     let weights: u64 = factors
         .iter()
-        .map(|(rows, columns)| price.weight(map.groups * rows, *columns, product))
+        .map(|(rows, columns)| price.weight(map.groups * rows, *columns, storage))
         .sum();
     weights + 4 * bias(layer, map)
 }
 
-/// What a layer costs as it is.
-fn stored(layer: &Layer, at: Extent, price: Price) -> Cost {
+/// What a layer costs as it is, stored in the usual way.
+fn stored(layer: &Layer, at: Extent, price: Price, bits: Bits) -> Cost {
     let params = layer.weight_params + layer.bias_params;
     let products = layer.map.as_ref().map_or(0, |m| m.columns * m.rows * m.groups) as u64;
     let own = |map: &LinearMap| {
         let added = bias(layer, map) - layer.bias_params;
-        bytes(layer, map, None, price) - 4 * added
+        let storage = price.usual(kind(map, None)).filter(|_| bits != Bits::Float);
+        bytes(layer, map, None, price, storage) - 4 * added
     };
     let bytes = layer.map.as_ref().map_or(4 * params, own);
     Cost { params, macs: products * at.output, bytes, ..Cost::default() }
 }
 
-/// The layer with a weight of its own shape, as a refit leaves it.
+/// What the layer costs with a weight of its own shape, as a refit leaves it.
 fn dense(
     layer: &Layer,
     node: &NodeProto,
     map: &LinearMap,
     stored: Cost,
     price: Price,
-) -> Result<LayerOption> {
+    storage: Option<Storage>,
+) -> Result<Cost> {
     let params = layer.weight_params + bias(layer, map);
-    let bytes = bytes(layer, map, None, price) + overhead(layer, node, map, None)?;
-    Ok(LayerOption { choice: None, cost: Cost { params, bytes, ..stored }, error: 0.0 })
+    let bytes = bytes(layer, map, None, price, storage) + overhead(layer, node, map, None)?;
+    Ok(Cost { params, bytes, ..stored })
 }
 
 /// Elements of the bias that new factors come with: a layer without bias gets one, as its mean
@@ -206,4 +322,71 @@ fn overhead(
     let names = layer.weight.len() + map.bias.as_ref().map_or(0, |bias| bias.len() + 12);
     let own = node.encoded_len() + 4 + names + 12;
     Ok((nodes + tensors).saturating_sub(own) as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::linalg::{Covariance, product, tests::random};
+    use crate::quantize::{self, Levels};
+
+    /// What rounding is predicted to cost is what it costs on the rows that the fit is made of, for a
+    /// matrix and for two factors of it.
+    #[test]
+    fn rounding_is_predicted_by_the_inputs() {
+        let (rows, columns, samples) = (12, 40, 300);
+        let map = LinearMap { form: Form::MatMulRight, groups: 1, rows, columns, bias: None };
+        let x = product(&random(samples, columns, 1), &random(columns, columns, 2));
+        let w = random(rows, columns, 3);
+        let xx = Covariance::of_rows(&x / (samples as f64).sqrt());
+        let (tx, energy) = (xx.apply(&w), xx.energy(&w));
+        let fits = [Fit { xx, tx, energy, means: None, metric: None }];
+        let price = Price { form: Some((quantize::Form::Int4, 16)) };
+        let outputs = |m: &Matrix| product(&x, &m.t().to_owned());
+        let mean = |m: &Matrix| m.iter().map(|v| v * v).sum::<f64>() / samples as f64;
+        let wanted = outputs(&w);
+        let curve = curves(&map, &fits, &[Scheme::Matrix]).unwrap().remove(0);
+        let pair = Choice { scheme: Scheme::Matrix, rank: 7, rank_in: None };
+        let dense = Factors { choice: None, groups: vec![vec![w.clone()]], bias: Vec::new() };
+        for factors in [dense, curve.factors(pair, &fits, &[]).unwrap()] {
+            let whole = |round: &dyn Fn(&Matrix) -> Matrix| {
+                let all = factors.groups[0].iter().map(round);
+                all.reduce(|product_so_far, next| product(&product_so_far, &next)).unwrap()
+            };
+            for (storage, block, levels) in [
+                (Storage::Int8, columns, Levels::INT8),
+                (Storage::Int4Packed, columns, Levels::INT4),
+                (Storage::Int4, 16, Levels::INT4),
+            ] {
+                let rounded = whole(&|m| {
+                    let block = block.min(m.ncols());
+                    quantize::nearest(m, block, levels).matrix(m.nrows(), m.ncols(), block)
+                });
+                let error = |m: &Matrix| mean(&(&outputs(m) - &wanted));
+                let measured = error(&rounded) - error(&whole(&Matrix::clone));
+                let predicted = lost(&factors, &map, &fits, storage, price).unwrap();
+                assert!((predicted - measured).abs() < 1e-6 * energy, "{predicted} {measured}");
+                assert!(predicted > 0.0);
+            }
+        }
+    }
+
+    /// A way to store weights is offered with what it costs; the first form is dense and float.
+    #[test]
+    fn more_bits_cost_more_and_err_less() {
+        let price = Price { form: Some((quantize::Form::Auto, 64)) };
+        for kind in [Kind::Product, Kind::Other] {
+            let storages = Bits::Free.storages(price, kind);
+            assert_eq!((storages.len(), storages[0]), (3, None));
+            let bytes: Vec<u64> = storages.iter().map(|&s| price.weight(128, 256, s)).collect();
+            assert!(bytes.is_sorted_by(|a, b| a > b), "{bytes:?}");
+            assert_eq!(bytes[0], 4 * 128 * 256);
+            assert_eq!(Bits::Float.storages(price, kind), [None]);
+            assert_eq!(Bits::Usual.storages(price, kind), [Some(Storage::Int8)]);
+        }
+        // Too few weights for what comes with fewer bits, and an odd number of them.
+        assert_eq!(price.weight(2, 8, Some(Storage::Int8)), 64);
+        let odd = [Storage::Int4Packed, Storage::Int8].map(|s| price.weight(33, 333, Some(s)));
+        assert_eq!(odd[0], odd[1]);
+    }
 }

@@ -51,8 +51,8 @@ pub fn paper(
                 effort.stopped = reason;
                 break 'levels;
             }
-            let choices = Network::choices(options, &child);
-            let compressed = network.compress(&choices, &dense, &mut calibration, &mut effort)?;
+            let taken = Network::taken(options, &child);
+            let compressed = network.compress(&taken, &dense, &mut calibration, &mut effort)?;
             let all = 0..samples.runs();
             let score =
                 network.score(&compressed, samples, all, scorer, 0, &mut search, &mut effort)?;

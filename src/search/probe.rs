@@ -112,7 +112,7 @@ impl<'a, 'm> Place<'a, 'm> {
         if let Some((l, option)) = change {
             allocation[l] = option;
         }
-        let choices = Network::choices(options, &allocation);
+        let taken = Network::taken(options, &allocation);
         let name = format!("quick {allocation:?}");
         if let Some(losses) = cache.get(&name).filter(|losses| losses.len() == samples.len()) {
             return Ok(losses);
@@ -121,8 +121,8 @@ impl<'a, 'm> Place<'a, 'm> {
         let base = match self.base.take() {
             Some(base) => base,
             None => {
-                let choices = Network::choices(options, self.allocation);
-                network.compress(&choices, &network.dense(), &mut Snapshots::new(0), effort)?
+                let taken = Network::taken(options, self.allocation);
+                network.compress(&taken, &network.dense(), &mut Snapshots::new(0), effort)?
             }
         };
         let score = match change {
@@ -131,7 +131,7 @@ impl<'a, 'm> Place<'a, 'm> {
                 network.score(&base, samples, runs, self.scorer, last, none, effort)?
             }
             Some((l, _)) => {
-                let changed = network.compress(&choices, &base, &mut self.calibration, effort)?;
+                let changed = network.compress(&taken, &base, &mut self.calibration, effort)?;
                 let kept = &mut self.search;
                 network.score(&changed, samples, runs, self.scorer, l, kept, effort)?
             }

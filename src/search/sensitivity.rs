@@ -39,7 +39,7 @@ pub fn sensitivities(
         };
         let probe = layer.options[1..]
             .iter()
-            .filter(|o| o.error > 1e-9)
+            .filter(|o| o.choice.is_some() && o.error - o.rounding > 1e-9)
             .min_by(|a, b| distance(a).total_cmp(&distance(b)));
         let Some((probe, choice)) = probe.and_then(|o| Some((o, o.choice?))) else {
             measured.push(None);
@@ -58,7 +58,8 @@ pub fn sensitivities(
         };
         let loss = losses.iter().sum::<f64>() / losses.len().max(1) as f64;
         effort.evaluations += 1;
-        measured.push(Some(loss.max(0.0) / probe.error));
+        // The network is not rounded here.
+        measured.push(Some(loss.max(0.0) / (probe.error - probe.rounding)));
         log::debug!(target: "search", "{} alone: {:?}, error {:.4}, loss {loss:.5}",
             network.layers[l].name, choice, probe.error);
         progress.step(l as u64 + 1, &network.layers[l].name);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::network::{Network, Statistics, by_name, lanes};
+use super::options::rounded;
 use super::samples::Samples;
 use super::snapshots::Snapshots;
 use super::{Allocation, Effort, LayerOptions};
@@ -15,6 +16,7 @@ use crate::factorize::{Choice, Factors, Fit, curves, replace};
 use crate::graph::NameAllocator;
 use crate::layer::Rows;
 use crate::progress::go_on;
+use crate::quantize::Storage;
 
 /// Bytes that the states of all calibration runs may take together.
 const LIVE_BYTES: usize = 512 << 20;
@@ -22,11 +24,33 @@ const LIVE_BYTES: usize = 512 << 20;
 /// Bytes of fits that a compressed network holds.
 const FIT_BYTES: usize = 48 << 20;
 
+/// What a layer becomes in a network.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// Scheme and ranks; `None` is dense.
+    pub choice: Option<Choice>,
+    /// What its weights are rounded to, where that is so coarse that it has to be seen.
+    pub rounded: Option<Storage>,
+}
+
+impl Taken {
+    /// Whether the layer stays as it is.
+    fn is_original(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl From<Option<Choice>> for Taken {
+    fn from(choice: Option<Choice>) -> Self {
+        Self { choice, rounded: None }
+    }
+}
+
 /// A compressed network.
 #[derive(Clone)]
 pub struct Compressed {
-    /// The choice of every layer; `None` is dense.
-    pub choices: Vec<Option<Choice>>,
+    /// What every layer became.
+    pub taken: Vec<Taken>,
     /// New weights of every layer; `None` where the original's stay.
     pub factors: Vec<Option<Factors>>,
     /// What the layers were fitted to, where they were and as far as memory goes.
@@ -48,7 +72,7 @@ impl Network<'_> {
     #[must_use]
     pub fn dense(&self) -> Compressed {
         Compressed {
-            choices: vec![None; self.layers.len()],
+            taken: vec![Taken::default(); self.layers.len()],
             factors: vec![None; self.layers.len()],
             fits: vec![None; self.layers.len()],
             evaluator: self.evaluator.clone(),
@@ -61,32 +85,48 @@ impl Network<'_> {
         options.iter().zip(allocation).map(|(layer, &o)| layer.options[o].choice).collect()
     }
 
-    /// The compressed network for `choices`. What it shares with `base` up to the first layer that
+    /// What the layers become in an allocation.
+    #[must_use]
+    pub fn taken(options: &[LayerOptions], allocation: &Allocation) -> Vec<Taken> {
+        let one = |(layer, &o): (&LayerOptions, &usize)| Taken {
+            choice: layer.options[o].choice,
+            rounded: layer.options[o].storage.filter(|storage| storage.is_coarse()),
+        };
+        options.iter().zip(allocation).map(one).collect()
+    }
+
+    /// How the layers' weights are stored in an allocation.
+    #[must_use]
+    pub fn storages(options: &[LayerOptions], allocation: &Allocation) -> Vec<Option<Storage>> {
+        options.iter().zip(allocation).map(|(layer, &o)| layer.options[o].storage).collect()
+    }
+
+    /// The compressed network for `taken`. What it shares with `base` up to the first layer that
     /// differs is taken over; `snapshots` are of `base`'s calibration runs.
     ///
     /// # Errors
     /// When the network can't be run, a fit fails, or the run is interrupted.
     pub fn compress(
         &self,
-        choices: &[Option<Choice>],
+        taken: &[Taken],
         base: &Compressed,
         snapshots: &mut Snapshots,
         effort: &mut Effort,
     ) -> Result<Compressed> {
-        let differs = |l: usize| choices[l] != base.choices[l];
+        let differs = |l: usize| taken[l] != base.taken[l];
         let Some(first) = (0..self.layers.len()).find(|&l| differs(l)) else {
             return Ok(base.clone());
         };
         let mut network = base.clone();
-        network.choices = choices.to_vec();
+        network.taken = taken.to_vec();
         let calibration = match (&self.calibration, self.options.statistics) {
             (Some(samples), Statistics::Sequential | Statistics::Loss) => samples,
             _ => {
                 for l in first..self.layers.len() {
                     go_on(self.progress)?;
-                    let factors = match choices[l] {
-                        None => None,
-                        choice => Some(self.factors(l, choice, &self.own_fits(l))?),
+                    let factors = match taken[l] {
+                        one if one.is_original() => None,
+                        one => Some(self.factors(l, one.choice, &self.own_fits(l))?),
                     };
                     self.install(&mut network, l, factors)?;
                 }
@@ -104,7 +144,7 @@ impl Network<'_> {
             go_on(self.progress)?;
             effort.layer_passes += calibration.len() as u64;
             network.fits[l] = None;
-            if choices[l].is_none() && !changed {
+            if taken[l].is_original() && !changed {
                 self.install(&mut network, l, None)?;
                 continue;
             }
@@ -117,7 +157,7 @@ impl Network<'_> {
                 }
             }
             let fits = self.fits(l, &moments);
-            let factors = self.factors(l, choices[l], &fits)?;
+            let factors = self.factors(l, taken[l].choice, &fits)?;
             self.install(&mut network, l, Some(factors))?;
             let bytes: usize = fits.iter().map(Fit::byte_len).sum();
             if bytes <= room {
@@ -161,7 +201,7 @@ impl Network<'_> {
         let mut network = self.dense();
         let factors = self.factors(l, Some(choice), &self.own_fits(l))?;
         self.install(&mut network, l, Some(factors))?;
-        network.choices[l] = Some(choice);
+        network.taken[l] = Some(choice).into();
         Ok(network)
     }
 
@@ -283,7 +323,10 @@ impl Network<'_> {
                 for name in node.input.iter().chain(&node.output) {
                     names.fresh(name);
                 }
-                let replacement = replace(&self.layers[l], node, factors, &mut names)?;
+                let rounded =
+                    network.taken[l].rounded.map(|storage| rounded(factors, storage, self.price));
+                let seen = rounded.as_ref().unwrap_or(factors);
+                let replacement = replace(&self.layers[l], node, seen, &mut names)?;
                 network.evaluator.replace(
                     step,
                     &replacement.nodes,

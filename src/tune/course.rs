@@ -1,8 +1,12 @@
 //! One training of a model, from its constants to a model with better ones.
 
+use std::borrow::Cow;
+
+use rayon::prelude::*;
+
 use super::{
-    Augmentation, Checkpoint, Descent, History, Judgement, Parameter, Penalty, Recipe, Student,
-    descend, trainable,
+    Augmentation, Checkpoint, Descent, Grids, History, Judgement, Parameter, Penalty, Recipe,
+    Student, descend, trainable,
 };
 use crate::dataset::Dataset;
 use crate::error::Result;
@@ -46,13 +50,15 @@ pub struct Aim<'a> {
     pub penalty: Box<Penalty<'a>>,
     /// What the parameters become before they are scored.
     pub judged: Box<dyn Fn(&[Parameter]) -> Result<Vec<Parameter>> + Send + Sync + 'a>,
+    /// What parameters are rounded to whenever the model is run: gradients pass by the rounding.
+    pub grids: Option<Grids>,
 }
 
 /// A trained model.
 pub struct Trained {
     /// The model.
     pub model: Model,
-    /// Its parameters.
+    /// Its parameters; where there are grids not rounded, with the moves of steps.
     pub parameters: Vec<Parameter>,
     /// How training went.
     pub history: History,
@@ -103,13 +109,24 @@ impl Course<'_> {
         }
         let known = self.probe.map(|(_, scorer)| scorer.reference_score()).transpose()?;
         let known = known.map(|score| score.mean_loss());
-        let Aim { mut penalty, judged } = aim(&parameters)?;
+        let Aim { mut penalty, judged, grids } = aim(&parameters)?;
+        if let Some(grids) = &grids {
+            parameters = grids.begin(parameters);
+        }
         let mut last = None;
         let mut descent = Descent {
-            slopes: &|parameters, samples, seed| student.slopes(parameters, samples, seed),
+            slopes: &|parameters, samples, seed| {
+                let slopes = student.slopes(&counted(&grids, parameters), samples, seed)?;
+                Ok(match &grids {
+                    Some(grids) => {
+                        slopes.into_par_iter().map(|s| grids.back(parameters, s)).collect()
+                    }
+                    None => slopes,
+                })
+            },
             regularize: &mut *penalty,
             score: &mut |parameters| {
-                let judged = judged(parameters)?;
+                let judged = judged(&counted(&grids, parameters))?;
                 let evaluator = Evaluator::new(&student.trained(&judged)?)?;
                 let of = |(samples, scorer)| -> Result<f64> {
                     Ok(score(&evaluator, samples, scorer, progress)?.mean_loss())
@@ -131,8 +148,16 @@ impl Course<'_> {
         if let (Some(checkpoint), Some(last)) = (&mut checkpoint, last) {
             checkpoint.keep(index, &last, true)?;
         }
-        let model = student.trained(&parameters)?;
+        let model = student.trained(&counted(&grids, &parameters))?;
         let obstacles = student.obstacles().to_vec();
         Ok(Trained { model, parameters, history, obstacles })
+    }
+}
+
+/// What parameters count as when the model is run.
+fn counted<'p>(grids: &Option<Grids>, parameters: &'p [Parameter]) -> Cow<'p, [Parameter]> {
+    match grids {
+        Some(grids) => Cow::Owned(grids.rounded(parameters)),
+        None => Cow::Borrowed(parameters),
     }
 }

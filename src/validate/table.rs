@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 
 /// Version of the file.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// The time of a layer at a rank.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -30,7 +30,7 @@ pub struct LatencyTable {
     pub machine: String,
     /// In what.
     pub runtime: String,
-    /// Nanoseconds of whole models, by a hash of their bytes.
+    /// Nanoseconds of whole models, by a hash of their nodes and the shapes of their inputs.
     pub models: BTreeMap<String, f64>,
     /// Times of layers, by shape and scheme.
     pub layers: BTreeMap<String, Vec<Point>>,

@@ -9,7 +9,7 @@ use onnx_bsr::validate::Session;
 use super::{FIXTURES, difference, inputs, model, quantized, run, shapes};
 
 /// The float model whose weights are what the codes stand for.
-fn dequantized(model: &Model, quantization: &Quantization) -> Model {
+pub fn dequantized(model: &Model, quantization: &Quantization) -> Model {
     let mut result = model.clone();
     for constant in &quantization.constants {
         let old = graph::constant_tensor(&result, &constant.name).unwrap().unwrap();

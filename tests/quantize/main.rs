@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test or an example may panic")]
 
+mod bits;
 mod forms;
 mod hostile;
 mod pipeline;
@@ -12,7 +13,7 @@ use std::path::{Path, PathBuf};
 use onnx_bsr::eval::Evaluator;
 use onnx_bsr::graph;
 use onnx_bsr::onnx::Model;
-use onnx_bsr::quantize::{Calibration, Kept, Quantization, Settings, quantize};
+use onnx_bsr::quantize::{Calibration, Kept, Quantization, Quantized, Settings, Settled, rounded};
 use onnx_bsr::tensor::Tensor;
 use onnx_bsr::validate::{concrete_shapes, random_inputs};
 
@@ -64,10 +65,21 @@ fn quantized(
     stated: &[(&str, &[usize])],
     settings: &Settings,
 ) -> (Quantization, Vec<Kept>) {
+    let found = settled(model, stated, settings, &Settled::default());
+    (found.quantization, found.kept)
+}
+
+/// The same where of some weights it is said how they are stored.
+fn settled(
+    model: &Model,
+    stated: &[(&str, &[usize])],
+    settings: &Settings,
+    settled: &Settled,
+) -> Quantized {
     let runs = 6;
     let batch = |run: usize, _: &Evaluator| Ok((inputs(model, stated, run as u64), run..run + 1));
     let calibration = Calibration { runs, samples: runs, inputs: &batch };
-    quantize(model, settings, Some(&calibration)).unwrap()
+    rounded(model, settings, settled, Some(&calibration)).unwrap()
 }
 
 fn run(model: &Model, inputs: Vec<Tensor>) -> Vec<Tensor> {

@@ -6,7 +6,6 @@
 //! the vectors better; their products have their sums in registers over a block of positions.
 //! Nothing is added across lanes.
 
-mod interleave;
 mod tiles;
 
 use std::cell::RefCell;
@@ -14,8 +13,8 @@ use std::ops::Range;
 
 use super::ConvShape;
 use super::Spatial;
+use super::interleave::interleave;
 use crate::kernels::lanes::Isa;
-use interleave::interleave;
 use tiles::Job;
 
 /// Positions whose products are summed before sums go back to memory: enough to make that cheap,

@@ -1,4 +1,5 @@
 mod plain_kernel;
+mod winograd;
 
 use super::*;
 
