@@ -22,18 +22,24 @@ use crate::tensor::Tensor;
 /// that none of them has may still matter.
 const SHRINKAGE: f64 = 0.1;
 
-/// Outputs of an input element of a transposed convolution that has a metric, at most.
-const MOST_SPREAD: usize = 2048;
-
 /// Positions per sample at which gradients are looked at, at most.
 const POSITIONS: usize = 64;
+
+/// Outputs of a group that has a metric, at most: it takes their square in memory in every lane, and
+/// their cube in time to decompose, minutes beyond this.
+const MOST_OUTPUTS: usize = 4096;
+
+/// Whether a metric of a map's outputs is worth what it takes.
+fn has_metric(map: &LinearMap) -> bool {
+    map.rows <= MOST_OUTPUTS
+}
 
 impl Network<'_> {
     /// Gives every layer the metric F = E[g g^T] of its outputs, g the gradient of the loss at a
     /// position (DESIGN: mathematics, 1). The loss is that of labels drawn from what the model itself
     /// says, so that F is its Fisher information (Amari 1998); for outputs that are no class scores,
-    /// that of a normal distribution around them. Layers whose gradients can't be had keep the
-    /// identity.
+    /// that of a normal distribution around them. Layers whose gradients can't be had, or that have very
+    /// many outputs, keep the identity.
     ///
     /// # Errors
     /// When the model can't be run, or the run is interrupted.
@@ -67,6 +73,7 @@ impl Network<'_> {
                     let slopes = self.slopes(&recorder, &prepared, samples, run, scorer)?;
                     let first = range.start as u64;
                     for (l, names) in names.iter().enumerate() {
+                        go_on(self.progress)?;
                         for ((_, name), site) in names.iter().zip(&self.sites[l]) {
                             if !has_metric(&site.map) {
                                 continue;
@@ -93,7 +100,10 @@ impl Network<'_> {
         }
         self.metrics = total
             .into_iter()
-            .map(|groups| groups.into_iter().map(|(sum, count)| metric(sum, count)).collect())
+            .map(|groups| {
+                go_on(self.progress)?;
+                groups.into_iter().map(|(sum, count)| metric(sum, count)).collect()
+            })
             .collect::<Result<_>>()?;
         Ok(())
     }
@@ -127,12 +137,6 @@ impl Network<'_> {
         });
         tape.backward(given)
     }
-}
-
-/// Whether a metric of a map's outputs is worth its size: not of a transposed convolution that spreads
-/// every input over very many.
-fn has_metric(map: &LinearMap) -> bool {
-    !map.is_transposed() || map.rows <= MOST_SPREAD
 }
 
 /// What records runs of the model such that the gradients of the layers' outputs can be had, and the
