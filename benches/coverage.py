@@ -1,7 +1,7 @@
 """What the tool does with models that it has never seen: one row of a markdown table each.
 
     cargo build --release
-    python benches/coverage.py MODEL.onnx.. [--program target/release/onnx-bsr] [--keep DIR] [--details FILE]
+    python benches/coverage.py MODEL.onnx.. [--program target/release/onnx-bsr] [--ways "1.5;2"] [--keep DIR] [--details FILE]
 
 Each model is inspected, made 1.5 and 2 times smaller from its weights alone, 2 times smaller with 24 random samples, stored in eight
 bits, and both; each file that is written goes through onnx.checker, is compared by `check` in tract, and is run in ONNX Runtime.
@@ -35,6 +35,16 @@ TYPES |= {f"tensor({t})": np.dtype(t).type for t in ["int8", "uint8", "int16", "
 OPEN = [64, 16, 128, 224, 8, 32, 1]
 SAMPLES = 24
 MEMORY = 8 << 30
+# Stands for the file of samples among options.
+DATA = object()
+WAYS = {
+    "1.5": ["--ratio", 1.5],
+    "2": ["--ratio", 2],
+    "2, data": ["--ratio", 2, "--data", DATA],
+    "int8": ["--quantize", "int8"],
+    "int8 and 5": ["--quantize", "int8", "--ratio", 5],
+    "int8, data": ["--quantize", "int8", "--data", DATA],
+}
 
 
 def limit_memory():
@@ -218,7 +228,7 @@ class Case:
         except Exception:
             return True
 
-    def row(self):
+    def row(self, ways):
         proto = onnx.load(str(self.path), load_external_data=False)
         operators = Counter(n.op_type for n in proto.graph.node)
         top = ", ".join(f"{n} {c}" for n, c in operators.most_common(4))
@@ -230,11 +240,10 @@ class Case:
             share = ("BAD " if code != 1 or "panicked" in err else "") + one_line(err)
         self.details["inspect"] = [code, err[-1000:]]
         data = self.data()
-        cells = [self.run("1.5", ["--ratio", 1.5]), self.run("2", ["--ratio", 2])]
-        cells.append(self.run("2data", ["--ratio", 2, "--data", data]) if data else "no samples")
-        cells.append(self.run("int8", ["--quantize", "int8"]))
-        cells.append(self.run("int8r", ["--quantize", "int8", "--ratio", 5]))
-        cells.append(self.run("int8data", ["--quantize", "int8", "--data", data]) if data else "no samples")
+        cells = []
+        for way in ways:
+            options = [data if option is DATA else option for option in WAYS[way]]
+            cells.append("no samples" if None in options else self.run(way.replace(", ", "_").replace(" ", "_"), options))
         self.details["cells"] = cells
         producer = f"{proto.producer_name} {proto.producer_version}".strip() or "not stated"
         name = f"{self.path.stem} {self.path.stat().st_size / 1e6:.1f} MB"
@@ -249,9 +258,11 @@ def main():
     parser.add_argument("--limit", type=float, default=300, help="seconds that one command may take")
     parser.add_argument("--keep", type=Path, help="folder for what is written")
     parser.add_argument("--details", type=Path, help="file for one JSON object per model")
+    parser.add_argument("--ways", help=f"some of the ways, as in `1.5;2, data`: {'; '.join(WAYS)}")
     args = parser.parse_args()
     args.program = args.program.resolve()
-    columns = ["model", "exporter", "operators", "compressible", "1.5", "2", "2, data", "int8", "int8 and 5", "int8, data", "s", "MB"]
+    ways = list(WAYS) if args.ways is None else args.ways.split(";")
+    columns = ["model", "exporter", "operators", "compressible", *ways, "s", "MB"]
     print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|", flush=True)
     bad = 0
     with tempfile.TemporaryDirectory() as temporary:
@@ -260,7 +271,7 @@ def main():
         for path in args.models:
             try:
                 case = Case(path, args, folder)
-                row = case.row()
+                row = case.row(ways)
             except Exception as fault:
                 print(f"| {path.name} | the script failed: {type(fault).__name__} {one_line(str(fault))} |", flush=True)
                 bad += 1

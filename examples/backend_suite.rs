@@ -97,8 +97,8 @@ fn look_at(case: &Path, written: &Path) -> Result<String, Fault> {
 fn factorized(model: &Model, layers: &[&Layer], scheme: Scheme) -> Result<Option<Model>, Fault> {
     let mut result = model.clone();
     let mut names = NameAllocator::new(model.graph());
-    let mut any = false;
-    for layer in layers.iter().rev() {
+    let mut replacements = Vec::new();
+    for layer in layers {
         let map = layer.map.as_ref().unwrap();
         if !scheme.applies(map) {
             continue;
@@ -112,17 +112,23 @@ fn factorized(model: &Model, layers: &[&Layer], scheme: Scheme) -> Result<Option
         let choice = Choice { scheme, rank, rank_in: inner };
         let curves = curves(map, &fits, &[scheme])?;
         let factors = curves[0].factors(choice, &fits, &weight.bias)?;
-        let node = &model.graph().node[layer.node];
-        let mut replacement = replace(layer, node, &factors, &mut names)?;
-        if model.opset("").is_some_and(|version| version < 11) {
-            replacement.complete_gemm(&mut names);
+        let made = replace(layer, &model.graph().node, &factors, &mut names)?;
+        for ((node, _), mut replacement) in layer.uses().zip(made) {
+            if model.opset("").is_some_and(|version| version < 11) {
+                replacement.complete_gemm(&mut names);
+            }
+            for (name, tensor) in &replacement.constants {
+                let tensor = TensorProto::from_tensor(name, tensor);
+                graph::add_initializer(result.graph_mut(), tensor);
+            }
+            replacements.push((node, replacement.nodes));
         }
-        let graph = result.graph_mut();
-        for (name, tensor) in &replacement.constants {
-            graph::add_initializer(graph, TensorProto::from_tensor(name, tensor));
-        }
-        graph::replace_node(graph, layer.node, replacement.nodes)?;
-        any = true;
+    }
+    // From the last node on, so that the indices of earlier ones stay.
+    replacements.sort_by_key(|(node, _)| std::cmp::Reverse(*node));
+    let any = !replacements.is_empty();
+    for (node, nodes) in replacements {
+        graph::replace_node(result.graph_mut(), node, nodes)?;
     }
     graph::remove_unused_constants(result.graph_mut());
     Ok(any.then_some(result))

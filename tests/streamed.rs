@@ -146,7 +146,7 @@ fn streaming_changes_nothing() {
         let held = compress(&request(&input, &whole, 2.0, usize::MAX), &Silent).unwrap();
         let streamed = compress(&request(&input, &parts, 2.0, 1), &Silent).unwrap();
         let what = input.display();
-        assert!(held.validation.unwrap().pieces.is_none());
+        assert!(held.validation.as_ref().unwrap().pieces.is_none());
         let validation = streamed.validation.clone().unwrap();
         assert!(validation.pieces.is_some_and(|pieces| pieces > 0), "{what}");
         assert!(validation.max_relative_difference < 1e-4, "{what}");

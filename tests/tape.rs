@@ -120,6 +120,57 @@ fn a_value_used_twice_sums_its_gradients() {
     assert_eq!(gradients["p"], vector(&[12.0, -200.0]));
 }
 
+/// A Pad that a constant depthwise convolution takes over counts on the way back too.
+#[test]
+fn gradients_pass_a_padded_depthwise_convolution() {
+    let integers = |name: &str, values: &[i64]| AttributeProto {
+        name: Some(name.to_owned()),
+        r#type: Some(7),
+        ints: values.to_vec(),
+        ..AttributeProto::default()
+    };
+    let group = AttributeProto {
+        name: Some("group".to_owned()),
+        r#type: Some(2),
+        i: Some(3),
+        ..AttributeProto::default()
+    };
+    let mut random = Random(7);
+    let scale = random.tensor(&[3, 1, 1], DataType::F32);
+    let kernel = random.tensor(&[3, 1, 3, 3], DataType::F32);
+    let pads = Tensor::from_vec(&[8], vec![0i64, 0, 1, 0, 0, 0, 2, 1]).unwrap();
+    let constants = [("w", scale), ("k", kernel), ("pads", pads)];
+    let apart: &[(&str, &[&str], &[&str])] = &[
+        ("Mul", &["x", "w"], &["s"]),
+        ("Pad", &["s", "pads"], &["p"]),
+        ("Conv", &["p", "k"], &["y"]),
+    ];
+    let within: &[(&str, &[&str], &[&str])] =
+        &[("Mul", &["x", "w"], &["s"]), ("Conv", &["s", "k"], &["y"])];
+    let x = random.tensor(&[2, 3, 6, 7], DataType::F32);
+    let given = random.tensor(&[2, 3, 4, 3], DataType::F32);
+    let gradients = [apart, within].map(|nodes| {
+        let mut model = model(&[2, 3, 6, 7], nodes, &constants, &["y"]);
+        let graph = model.graph_mut();
+        let kind = graph.input[0].r#type.as_mut().unwrap();
+        if let Some(type_proto::Value::TensorType(tensor)) = &mut kind.value {
+            tensor.elem_type = Some(1);
+        }
+        let conv = graph.node.last_mut().unwrap();
+        conv.attribute = vec![group.clone(), integers("strides", &[2, 2])];
+        if nodes.len() == 2 {
+            conv.attribute.push(integers("pads", &[1, 0, 2, 1]));
+        }
+        let recorder = Evaluator::recorder(&model, &["w"], &["s"]).unwrap();
+        backward(&recorder, x.clone(), &[("y", given.clone())])
+    });
+    for name in ["w", "s"] {
+        let [apart, within] = [0, 1].map(|i| gradients[i][name].to_f64_vec());
+        assert!(apart.iter().any(|&v| v.abs() > 0.1));
+        assert!(apart.iter().zip(&within).all(|(a, b)| (a - b).abs() < 1e-5));
+    }
+}
+
 #[test]
 fn runs_with_prepared_parameters_add_up() {
     let model = fixture("residual.onnx");

@@ -110,9 +110,7 @@ impl Found {
             drop: None,
         }
     }
-}
 
-impl Found {
     /// What the layers become in the network of the search.
     fn taken(&self) -> Vec<Taken> {
         let coarse = |storage: &Option<Storage>| storage.filter(|s| s.is_coarse());

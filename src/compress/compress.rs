@@ -17,7 +17,7 @@ use super::training::{Trainer, rounded};
 use super::{Request, check_output};
 use crate::error::{Error, Result};
 use crate::graph;
-use crate::layer::prepare;
+use crate::layer::{Layer, prepare};
 use crate::onnx::Model;
 use crate::options::{Options, Target};
 use crate::progress::Progress;
@@ -304,23 +304,25 @@ fn reached(report: &Report, target: Target) -> f64 {
 /// that followed them already.
 fn carry_out(plan: &Plan, model: &Model) -> Result<(Model, HashSet<String>)> {
     let mut result = plan.apply(model)?;
-    let folded = fold(&mut result, plan.layers.iter().map(|layer| layer.node.as_str()))?;
+    let folded = fold(&mut result, &plan.found(model)?)?;
     Ok((result, folded))
 }
 
 /// Makes the change of the mean of layers part of an addition that follows them, where one does; says of
-/// which of the nodes.
-pub(super) fn fold<'n>(
-    result: &mut Model,
-    nodes: impl Iterator<Item = &'n str>,
-) -> Result<HashSet<String>> {
+/// which.
+pub(super) fn fold(result: &mut Model, layers: &[Layer]) -> Result<HashSet<String>> {
     let mut folded = HashSet::new();
-    for name in nodes {
-        let last = result.graph().node.iter().position(|node| node.label() == name);
-        if let Some(last) = last
-            && graph::fold_addition(result, last)?
-        {
-            folded.insert(name.to_owned());
+    for layer in layers {
+        let mut all = true;
+        for name in layer.names() {
+            let last = result.graph().node.iter().position(|node| node.label() == name);
+            all &= match last {
+                Some(last) => graph::fold_addition(result, last)?,
+                None => false,
+            };
+        }
+        if all {
+            folded.insert(layer.name.clone());
         }
     }
     Ok(folded)

@@ -106,7 +106,11 @@ pub fn inspect(
 /// The largest rank of two factors over the whole unfolding that still has fewer weights.
 fn rank_bound(layer: &Layer) -> Option<usize> {
     let map = layer.map.as_ref()?;
-    let scheme = if map.kernel().is_empty() { Scheme::Matrix } else { Scheme::ChannelOut };
+    let scheme = match map.kernel() {
+        _ if map.is_transposed() => Scheme::ChannelIn,
+        [] => Scheme::Matrix,
+        _ => Scheme::ChannelOut,
+    };
     let params = |rank| Choice { scheme, rank, rank_in: None }.params(map) as u64;
     (1..=map.full_rank()).take_while(|&rank| params(rank) < layer.weight_params).last()
 }

@@ -91,6 +91,13 @@ impl Job {
         if prepared.sparse > 0 {
             warnings.push(format!("{} sparse constants are stored dense now", prepared.sparse));
         }
+        if !prepared.spelled_out.is_empty() {
+            warnings.push(format!(
+                "{} of ONNX Runtime are spelled out in standard operators, which ONNX Runtime fuses \
+                 again",
+                prepared.spelled_out.join(", ")
+            ));
+        }
         if prepared.functions {
             warnings.push("local functions gave way to the nodes they stand for".to_owned());
         }

@@ -8,7 +8,7 @@ use crate::eval::Evaluator;
 use crate::layer::Layer;
 use crate::onnx::Model;
 use crate::options::Options;
-use crate::progress::Progress;
+use crate::progress::{Progress, go_on};
 use crate::quantize::{
     self, Calibration, Floats, Form, Kept, Quantization, Quantized, Settings, Settled, Storage,
     Weight,
@@ -95,6 +95,7 @@ pub(super) fn decide(
     let evaluator = Evaluator::new(model)?;
     let samples = Samples::new(&parts.data, parts.calibration.clone(), &evaluator)?;
     let inputs = |run: usize, evaluator: &Evaluator| {
+        go_on(progress)?;
         Ok((samples.inputs(run, evaluator)?, samples.range(run)))
     };
     let calibration = Calibration { runs: samples.runs(), samples: samples.len(), inputs: &inputs };

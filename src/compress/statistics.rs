@@ -179,7 +179,8 @@ fn weigh(network: &mut Network<'_>, parts: &Parts, progress: &dyn Progress) -> R
     match network.weigh(&samples, &scorer) {
         // Only training needs gradients: factors can do without.
         Err(error @ (Error::Node { .. } | Error::DataMismatch { .. })) => {
-            progress.warn(&format!("no gradients ({error}): errors in all directions count alike"));
+            let cause = error.chain();
+            progress.warn(&format!("no gradients ({cause}): errors in all directions count alike"));
             Ok(())
         }
         other => other,

@@ -248,14 +248,13 @@ pub(super) fn run(job: &Job, request: &Request, progress: &dyn Progress) -> Resu
         layers.iter().map(|layer| hollow.remove(&layer.node)).collect()
     };
     let plan = planned.map(Plan::of_layers);
-    let names: Vec<&str> = replaced.iter().map(|(layer, ..)| layer.name.as_str()).collect();
-    let names: Vec<String> = names.into_iter().map(str::to_owned).collect();
     let mut output = apply(model, replaced)?;
     workshop.keep(|spill| {
         spill.lend(&mut output);
         Ok(())
     })?;
-    let folded = compress::fold(&mut output, names.iter().map(String::as_str))?;
+    let changed: Vec<Layer> = chosen.iter().map(|&l| layers[l].clone()).collect();
+    let folded = compress::fold(&mut output, &changed)?;
     let factorize = clock.elapsed().as_secs_f64();
 
     let clock = Instant::now();
@@ -303,10 +302,9 @@ impl Workshop<'_> {
         let resource = self.options.target;
         let form = |(l, found): (usize, &Decomposed)| -> Result<LayerOptions> {
             let layer = &self.layers[l];
-            let node = &self.model.graph().node[layer.node];
             let mut forms = LayerOptions::of_choices(
                 layer,
-                node,
+                &self.model.graph().node,
                 found.energy,
                 &found.choices,
                 step,
@@ -343,7 +341,8 @@ fn choose(
 struct Made<'a> {
     model: &'a Model,
     names: NameAllocator,
-    replaced: Vec<(Layer, Vec<NodeProto>, Vec<TensorProto>)>,
+    /// By node, the first of a layer with the constants of all.
+    replaced: Vec<(usize, Vec<NodeProto>, Vec<TensorProto>)>,
     /// By node: factors without their elements.
     hollow: Vec<(usize, Factors)>,
     /// Where a plan is asked for.
@@ -365,17 +364,18 @@ impl<'a> Made<'a> {
         if let Some(planned) = &mut self.planned {
             planned.push(PlanLayer::new(self.model, layer, &factors)?);
         }
-        let node = &self.model.graph().node[layer.node];
-        let mut new = replace(layer, node, &factors, &mut self.names)?;
-        if self.model.opset("").is_some_and(|version| version < 11) {
-            new.complete_gemm(&mut self.names);
-        }
+        let replacements = replace(layer, &self.model.graph().node, &factors, &mut self.names)?;
         self.hollow.push((layer.node, Factors { groups: Vec::new(), ..factors }));
-        let keep = |(name, tensor): &(String, Tensor)| {
+        let mut keep = |(name, tensor): &(String, Tensor)| {
             spill.keep_tensor(TensorProto::from_tensor(name, tensor))
         };
-        let constants = new.constants.iter().map(keep).collect::<Result<_>>()?;
-        self.replaced.push((layer.clone(), new.nodes, constants));
+        for ((node, _), mut new) in layer.uses().zip(replacements) {
+            if self.model.opset("").is_some_and(|version| version < 11) {
+                new.complete_gemm(&mut self.names);
+            }
+            let constants = new.constants.iter().map(&mut keep).collect::<Result<_>>()?;
+            self.replaced.push((node, new.nodes, constants));
+        }
         Ok(())
     }
 }
@@ -383,16 +383,16 @@ impl<'a> Made<'a> {
 /// The model with new nodes in the layers' places, as [`Plan::apply`] makes it.
 fn apply(
     model: &Model,
-    mut replaced: Vec<(Layer, Vec<NodeProto>, Vec<TensorProto>)>,
+    mut replaced: Vec<(usize, Vec<NodeProto>, Vec<TensorProto>)>,
 ) -> Result<Model> {
     let mut output = model.clone();
     let graph = output.graph_mut();
-    replaced.sort_by_key(|(layer, ..)| std::cmp::Reverse(layer.node));
-    for (layer, nodes, constants) in replaced {
+    replaced.sort_by_key(|(node, ..)| std::cmp::Reverse(*node));
+    for (node, nodes, constants) in replaced {
         for tensor in constants {
             graph::add_initializer(graph, tensor);
         }
-        graph::replace_node(graph, layer.node, nodes)?;
+        graph::replace_node(graph, node, nodes)?;
     }
     graph::remove_unused_constants(graph);
     Ok(output)

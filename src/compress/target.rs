@@ -21,8 +21,13 @@ pub fn check_output(input: &Path, output: &Path, force: bool) -> Result<()> {
     if !place.is_dir() {
         return Err(fault(io::ErrorKind::NotADirectory.into()));
     }
-    if output.is_dir() {
-        return Err(fault(io::ErrorKind::IsADirectory.into()));
+    match fs::metadata(output) {
+        Ok(there) if there.is_dir() => return Err(fault(io::ErrorKind::IsADirectory.into())),
+        // A rename would put a file in the place of a device or a pipe.
+        Ok(there) if !there.is_file() => {
+            return Err(fault(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")));
+        }
+        _ => {}
     }
     if !force && is_same(input, output, &place, name) {
         return Err(Error::WouldOverwrite { path: output.to_owned() });

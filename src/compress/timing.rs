@@ -8,8 +8,8 @@ use prost::Message;
 use crate::error::{Error, Result};
 use crate::factorize::{Choice, Factors, Scheme, replace};
 use crate::fnv::Fnv;
-use crate::graph::{NameAllocator, constant_tensor};
-use crate::layer::{Layer, shapes};
+use crate::graph::{NameAllocator, constant_tensor, constants};
+use crate::layer::{Layer, LinearMap, shapes};
 use crate::onnx::{
     GraphProto, Model, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto,
 };
@@ -57,11 +57,13 @@ impl Timed<'_> {
         }
         let mut known = (0.0, 0u64);
         for (layer, forms) in self.layers.iter().zip(forms.iter_mut()) {
-            let key = self.key(layer, &values);
+            let keys: Option<Vec<String>> =
+                layer.uses().map(|(node, map)| self.key(layer, node, map, &values)).collect();
             for (i, option) in forms.options.iter_mut().enumerate() {
-                let key = key.as_deref().map(|key| scheme_key(key, option.choice));
                 let (rank, rank_in) = ranks(option.choice);
-                let time = key.and_then(|key| table.time(&key, rank, rank_in));
+                let time =
+                    |key: &String| table.time(&scheme_key(key, option.choice), rank, rank_in);
+                let time: Option<f64> = keys.as_ref().and_then(|keys| keys.iter().map(time).sum());
                 option.cost.nanoseconds = time.map_or(0, |time| time.max(1.0) as u64);
                 if let Some(time) = time.filter(|_| i == 0) {
                     known = (known.0 + time, known.1 + option.cost.macs);
@@ -106,7 +108,7 @@ impl Timed<'_> {
                 table.machine
             ),
         };
-        let whole = self.whole_key();
+        let whole = model_key(self.model, self.sample);
         let total = match table.models.get(&whole) {
             Some(&total) => total,
             None if here => nanoseconds(self.model, self.sample)?,
@@ -115,34 +117,22 @@ impl Timed<'_> {
         progress.phase("latency table", Some(self.layers.len() as u64));
         let mut missing = Vec::new();
         for (layer, forms) in self.layers.iter().zip(forms) {
-            let Some(key) = self.key(layer, values) else { continue };
-            for (scheme, choices) in grids(forms) {
-                let key = scheme_key(&key, choices.first().copied().flatten());
-                if table.layers.contains_key(&key) {
-                    continue;
-                }
-                if !here {
-                    missing.push(format!("`{}` {scheme}", layer.name));
-                    continue;
-                }
-                let mut points = Vec::new();
-                for choice in choices {
-                    if progress.interrupted() {
-                        return Err(Error::Interrupted);
+            for layer in apart(layer) {
+                let map = layer.map.as_ref();
+                let key = map.and_then(|map| self.key(&layer, layer.node, map, values));
+                let Some(key) = key else { continue };
+                for (scheme, choices) in grids(forms) {
+                    let key = scheme_key(&key, choices.first().copied().flatten());
+                    if table.layers.contains_key(&key) {
+                        continue;
                     }
-                    let Some((piece, input)) = self.piece(layer, choice, values)? else { break };
-                    match nanoseconds(&piece, &[input]) {
-                        Ok(nanoseconds) => {
-                            let (rank, rank_in) = ranks(choice);
-                            points.push(Point { rank, rank_in, nanoseconds });
-                        }
-                        Err(error) => {
-                            log::debug!("`{}` {choice:?} alone: {}", layer.name, error.chain());
-                            break;
-                        }
+                    if !here {
+                        missing.push(format!("`{}` {scheme}", layer.name));
+                        continue;
                     }
+                    let points = self.measure(&layer, &choices, values, progress)?;
+                    table.layers.insert(key, points);
                 }
-                table.layers.insert(key, points);
             }
             progress.step(0, &layer.name);
         }
@@ -153,27 +143,44 @@ impl Timed<'_> {
         Ok(total)
     }
 
-    /// What tells the time of the whole model from others': its nodes and the shapes that go in, whatever
-    /// the weights are.
-    fn whole_key(&self) -> String {
-        let mut key = Fnv::default();
-        for node in &self.model.graph().node {
-            let mut node = node.clone();
-            for attribute in &mut node.attribute {
-                (attribute.t, attribute.sparse_tensor) = (None, None);
+    /// The times of a layer of one node in some forms; none from the first on that can't be run alone.
+    fn measure(
+        &self,
+        layer: &Layer,
+        choices: &[Option<Choice>],
+        values: &HashMap<String, Vec<usize>>,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Point>> {
+        let mut points = Vec::new();
+        for &choice in choices {
+            if progress.interrupted() {
+                return Err(Error::Interrupted);
             }
-            key.mix(&node.encode_to_vec());
+            let Some((piece, input)) = self.piece(layer, choice, values)? else { break };
+            match nanoseconds(&piece, &[input]) {
+                Ok(nanoseconds) => {
+                    let (rank, rank_in) = ranks(choice);
+                    points.push(Point { rank, rank_in, nanoseconds });
+                }
+                Err(error) => {
+                    log::debug!("`{}` {choice:?} alone: {}", layer.name, error.chain());
+                    break;
+                }
+            }
         }
-        for input in self.sample {
-            key.mix(format!("{:?} {:?}", input.data_type(), input.shape()).as_bytes());
-        }
-        key.text()
+        Ok(points)
     }
 
-    /// What tells a layer's time from others': operator, attributes, shapes.
-    fn key(&self, layer: &Layer, values: &HashMap<String, Vec<usize>>) -> Option<String> {
-        let node = &self.model.graph().node[layer.node];
-        let input = values.get(node.input.get(layer.map.as_ref()?.data_input())?)?;
+    /// What tells the time of a layer's node from others': operator, attributes, shapes.
+    fn key(
+        &self,
+        layer: &Layer,
+        node: usize,
+        map: &LinearMap,
+        values: &HashMap<String, Vec<usize>>,
+    ) -> Option<String> {
+        let node = &self.model.graph().node[node];
+        let input = values.get(node.input.get(map.data_input())?)?;
         let mut attributes: Vec<String> = node
             .attribute
             .iter()
@@ -188,7 +195,7 @@ impl Timed<'_> {
         Some(format!("{} {input:?} {:?} {}", node.op_type(), layer.shape, attributes.join(" ")))
     }
 
-    /// The layer in a form as a model of its own, with its input.
+    /// The first node of a layer in a form as a model of its own, with its input.
     pub(super) fn piece(
         &self,
         layer: &Layer,
@@ -207,7 +214,8 @@ impl Timed<'_> {
             None => (vec![node.clone()], Vec::new()),
             Some(_) => {
                 let factors = Factors::zeros(choice, map);
-                let mut replacement = replace(layer, node, &factors, &mut names)?;
+                let made = replace(layer, &self.model.graph().node, &factors, &mut names)?;
+                let mut replacement = made.into_iter().next().unwrap_or_default();
                 if self.model.opset("").is_some_and(|opset| opset < 11) {
                     replacement.complete_gemm(&mut names);
                 }
@@ -249,6 +257,19 @@ impl Timed<'_> {
         };
         Ok(Some((Model::from_proto(proto)?, input)))
     }
+}
+
+/// Every node of a layer as a layer of its own.
+fn apart(layer: &Layer) -> Vec<Layer> {
+    let one = |node, name: &str, map: &LinearMap| Layer {
+        node,
+        name: name.to_owned(),
+        map: Some(map.clone()),
+        others: Vec::new(),
+        ..layer.clone()
+    };
+    let uses = layer.uses().zip(layer.names());
+    uses.map(|((node, map), name)| one(node, name, map)).collect()
 }
 
 /// Ranks as a table has them.
@@ -300,6 +321,43 @@ fn spread(values: &BTreeSet<usize>, most: usize) -> Vec<usize> {
     chosen.into_iter().collect()
 }
 
+/// What tells the time of a whole model from others': its operators, what goes into which, the shapes of
+/// its constants and inputs; neither names nor the numbers in weights.
+fn model_key(model: &Model, sample: &[Tensor]) -> String {
+    let graph = model.graph();
+    let mut key = Fnv::default();
+    let mut places: HashMap<String, usize> = HashMap::new();
+    let mut place = |name: &str| {
+        let next = places.len();
+        *places.entry(name.to_owned()).or_insert(next)
+    };
+    let constants = constants(model);
+    for node in &graph.node {
+        let mut kind = NodeProto {
+            op_type: node.op_type.clone(),
+            domain: node.domain.clone(),
+            attribute: node.attribute.clone(),
+            ..NodeProto::default()
+        };
+        for attribute in &mut kind.attribute {
+            (attribute.t, attribute.sparse_tensor) = (None, None);
+        }
+        key.mix(&kind.encode_to_vec());
+        for name in &node.input {
+            let stored = constants.get(name).and_then(|c| c.proto(graph));
+            let stored = stored.map(|t| (t.data_type(), &t.dims));
+            key.mix(format!("{} {stored:?}", place(name)).as_bytes());
+        }
+        for name in &node.output {
+            key.mix(format!("> {}", place(name)).as_bytes());
+        }
+    }
+    for input in sample {
+        key.mix(format!("{:?} {:?}", input.data_type(), input.shape()).as_bytes());
+    }
+    key.text()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -310,5 +368,37 @@ mod tests {
         assert_eq!(spread(&values, 4), [1, 4, 16, 64]);
         assert_eq!(spread(&BTreeSet::from([3]), 4), [3]);
         assert!(spread(&BTreeSet::new(), 4).is_empty());
+    }
+
+    /// Trained weights take the same time; another width, under the same names, does not.
+    #[test]
+    fn models_are_known_by_their_shapes() {
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/mnist_conv.onnx");
+        let model = Model::read(&fixture).expect("the fixture");
+        let key = model_key(&model, &[]);
+        let kernel =
+            |model: &Model| model.graph().initializer.iter().position(|t| t.dims.len() == 4);
+        let first = kernel(&model).expect("a kernel");
+
+        let mut trained = model.clone();
+        let stored = &mut trained.graph_mut().initializer[first];
+        let bytes = stored.raw_data.as_ref().map_or(0, |data| data.len());
+        assert!(bytes > 0);
+        stored.raw_data = Some(vec![0; bytes].into());
+        assert_eq!(model_key(&trained, &[]), key);
+
+        let mut renamed = model.clone();
+        let name = renamed.graph().initializer[first].name().to_owned();
+        renamed.graph_mut().initializer[first].name = Some("other".to_owned());
+        for input in renamed.graph_mut().node.iter_mut().flat_map(|node| &mut node.input) {
+            if *input == name {
+                *input = "other".to_owned();
+            }
+        }
+        assert_eq!(model_key(&renamed, &[]), key);
+
+        let mut wider = model.clone();
+        wider.graph_mut().initializer[first].dims[0] *= 2;
+        assert_ne!(model_key(&wider, &[]), key);
     }
 }

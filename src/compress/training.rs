@@ -50,6 +50,12 @@ const LEAST_RATE: f64 = 0.05;
 /// Share of the whole that goes to the dense model where that is trained.
 const DENSE_SHARE: f64 = 0.25;
 
+/// Share of the arithmetic of a stage of training that checks may take, but for the least number of them.
+const CHECK_SHARE: f64 = 0.1;
+
+/// Checks of a stage of training, at least and at most.
+const CHECKS: (f64, f64) = (4.0, 20.0);
+
 /// Changed images that such a loss is a mean over, at least about.
 const SHOWN: usize = 1000;
 
@@ -229,11 +235,14 @@ impl<'a> Trainer<'a> {
         let options = self.options;
         // Backward is two more products for each one of the forward run.
         let pass = (3.0 * macs + self.macs).max(1.0) * self.samples.len().max(1) as f64;
+        let scored = self.checks.len() + self.probe.as_ref().map_or(0, |(probe, _)| probe.len());
+        let check = macs.max(1.0) * scored.max(1) as f64;
         let epochs = match (options.epochs, options.train_time) {
             (Some(epochs), _) => epochs,
             (None, Some(_)) => 1e3,
             (None, None) => (MACS / pass).clamp(EPOCHS.0, EPOCHS.1),
         };
+        let most = CHECK_SHARE * epochs * share * pass / check;
         Recipe {
             epochs: epochs * share,
             batch: options.train_batch,
@@ -241,8 +250,8 @@ impl<'a> Trainer<'a> {
             method: options.optimizer.method(),
             decay: 0.0,
             clip: 5.0,
-            checks: 20,
-            patience: 20,
+            checks: most.clamp(CHECKS.0, CHECKS.1) as usize,
+            patience: CHECKS.1 as usize,
             time: options.train_time.map(|t| t.mul_f64(share).max(Duration::from_millis(1))),
             seed: options.seed,
         }

@@ -23,6 +23,9 @@ enum Group {
     Output { eigen: Eigen, map: Matrix, energy: f64 },
     /// P's rows in order of importance, L^-1 (T P^T)^T of the projected equations.
     Input { projection: Matrix, side: Side, white: Matrix, energy: f64 },
+    /// Orthonormal columns of output channels of a transposed convolution, the most important ones
+    /// first; M in the outputs' own coordinates; elements of the kernel; errors by rank, from 1 on.
+    Spread { channels: Matrix, map: Matrix, spread: usize, errors: Vec<f64> },
 }
 
 /// The decompositions of a layer by every one of `schemes` that applies, from the fits of its
@@ -38,6 +41,9 @@ pub fn curves(map: &LinearMap, fits: &[Fit], schemes: &[Scheme]) -> Result<Vec<C
             let groups = fits
                 .iter()
                 .map(|fit| match scheme.side(map) {
+                    None if scheme == Scheme::ChannelOut && map.spread() > 1 => {
+                        spread_group(fit, map.spread())
+                    }
                     None => output_group(fit),
                     Some(side) => input_group(fit, side),
                 })
@@ -51,6 +57,43 @@ fn output_group(fit: &Fit) -> Result<Group> {
     let map = fit.unrestricted()?;
     let eigen = symmetric_eigen(&fit.xx.sandwich(&map))?;
     Ok(Group::Output { eigen, map, energy: fit.energy })
+}
+
+/// U of the output channels alone, the same for all of the kernel: M' = U U^T M, with the leading
+/// eigenvectors of what M yields. Errors are those in the metric.
+fn spread_group(fit: &Fit, spread: usize) -> Result<Group> {
+    let map = fit.dense()?;
+    let outputs = map.nrows() / spread;
+    // K = M G M^T, and F K, of which E|t - M' x|^2 = energy - 2 tr(F K P) + tr(F P K P), P = U U^T.
+    let yielded = fit.xx.sandwich(&map);
+    let channels = symmetric_eigen(&side_moment(&yielded, outputs, spread))?.vectors;
+    let turn = |m: &Matrix| -> Matrix {
+        let turned = on_outputs(&channels.t().to_owned(), m, spread);
+        on_outputs(&channels.t().to_owned(), &turned.t().to_owned(), spread).t().to_owned()
+    };
+    let inner = turn(&yielded);
+    let metric = fit.metric.as_ref().map(|m| turn(&product(&m.root, &m.root)));
+    let cross = match &metric {
+        Some(metric) => product(metric, &inner),
+        None => inner.clone(),
+    };
+    let at = |o: usize, k: usize| o * spread + k;
+    let both = |i: usize, j: usize| -> f64 {
+        let pairs = (0..spread).flat_map(|k| (0..spread).map(move |l| (at(i, k), at(j, l))));
+        match &metric {
+            Some(metric) => pairs.map(|(a, b)| metric[[a, b]] * inner[[a, b]]).sum(),
+            None if i == j => (0..spread).map(|k| inner[[at(i, k), at(i, k)]]).sum(),
+            None => 0.0,
+        }
+    };
+    let mut error = fit.energy;
+    let mut errors = Vec::with_capacity(outputs);
+    for i in 0..outputs {
+        error -= 2.0 * (0..spread).map(|k| cross[[at(i, k), at(i, k)]]).sum::<f64>();
+        error += both(i, i) + 2.0 * (0..i).map(|j| both(i, j)).sum::<f64>();
+        errors.push(error);
+    }
+    Ok(Group::Spread { channels, map, spread, errors })
 }
 
 fn input_group(fit: &Fit, side: Side) -> Result<Group> {
@@ -147,6 +190,12 @@ impl Curve {
                         add(choice, left.max(0.0));
                     }
                 }
+                Group::Spread { errors, .. } => {
+                    for (i, error) in errors.iter().take(most).enumerate() {
+                        let choice = Choice { scheme: self.scheme, rank: i + 1, rank_in: None };
+                        add(choice, error.max(0.0));
+                    }
+                }
                 Group::Input { white, side, energy, .. } if self.scheme != Scheme::Tucker => {
                     let mut left = *energy;
                     for rank in 1..=most.min(white.nrows() / side.rest) {
@@ -191,6 +240,12 @@ impl Curve {
                     let whole = product(&last, &first);
                     (vec![last, first], whole)
                 }
+                Group::Spread { channels, map, spread, .. } => {
+                    let u = leading_columns(channels, choice.rank);
+                    let first = on_outputs(&u.t().to_owned(), map, *spread);
+                    let whole = on_outputs(&u, &first, *spread);
+                    (vec![u, first], whole)
+                }
                 Group::Input { projection, side, white, .. } => {
                     let inner = choice.rank_in.unwrap_or(choice.rank);
                     let p = projection.slice(ndarray::s![..inner, ..]).to_owned();
@@ -211,7 +266,11 @@ impl Curve {
                     }
                 }
             };
-            let factors = balanced(factors);
+            let factors = match group {
+                // One row of the right factor is spread over several, of norms of their own.
+                Group::Spread { .. } => factors,
+                _ => balanced(factors),
+            };
             let original = bias.get(index * share..(index + 1) * share).unwrap_or(&[]);
             biases.extend(fit.bias(&whole, original));
             groups.push(factors);
@@ -239,6 +298,16 @@ pub(super) fn balanced(mut factors: Vec<Matrix>) -> Vec<Matrix> {
         }
     }
     factors
+}
+
+/// A map of the output channels after `map`, whose rows are these channels over `spread` elements.
+pub(super) fn on_outputs(channels: &Matrix, map: &Matrix, spread: usize) -> Matrix {
+    let mut out = Matrix::zeros((channels.nrows() * spread, map.ncols()));
+    for k in 0..spread {
+        let part = map.slice(ndarray::s![k..;spread, ..]).to_owned();
+        out.slice_mut(ndarray::s![k..;spread, ..]).assign(&product(channels, &part));
+    }
+    out
 }
 
 /// M = A P over the whole of x.

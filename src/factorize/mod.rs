@@ -8,6 +8,8 @@
 //! | scheme | M | how its optimum is found |
 //! |---|---|---|
 //! | channel, matrix | rank r | reduced-rank regression: exact |
+//! | channel-in of a transposed convolution | rank r | the same |
+//! | channel of a transposed convolution | U P, U a map of output channels | SVD of the outputs that W yields: exact but for the metric |
 //! | channel-in, spatial | A P, P a map of one side of the kernel | P from a weighted SVD, then A exact given P |
 //! | tucker | U U^T A P | P as above, then exact reduced-rank regression on P x |
 //! | dense | any | regression |
@@ -78,6 +80,9 @@ impl Factors {
         let rows = map.rows;
         match (choice, choice.and_then(|c| c.scheme.side(map))) {
             (None, _) => vec![(rows, map.columns)],
+            (Some(Choice { scheme: Scheme::ChannelOut, rank, .. }), None) if map.spread() > 1 => {
+                vec![(rows / map.spread(), rank), (rank * map.spread(), map.columns)]
+            }
             (Some(Choice { rank, .. }), None) => vec![(rows, rank), (rank, map.columns)],
             (Some(Choice { scheme: Scheme::Tucker, rank, rank_in }), Some(side)) => {
                 let inner = rank_in.unwrap_or(rank);
@@ -107,6 +112,8 @@ impl Scheme {
         let kernel = map.kernel_len();
         match self {
             Self::ChannelOut | Self::Matrix => None,
+            // Of a transposed convolution it maps all of an input element.
+            Self::ChannelIn if map.is_transposed() => None,
             Self::ChannelIn | Self::Tucker => {
                 Some(Side { side: map.columns / kernel, rest: kernel })
             }
@@ -122,7 +129,9 @@ impl Scheme {
     pub fn applies(self, map: &LinearMap) -> bool {
         let kernel = map.kernel();
         match self {
-            Self::Matrix => kernel.is_empty(),
+            Self::Matrix => kernel.is_empty() && !map.is_transposed(),
+            Self::ChannelOut if map.is_transposed() => map.spread() > 1,
+            Self::ChannelIn if map.is_transposed() => true,
             Self::ChannelOut => !kernel.is_empty(),
             Self::ChannelIn => map.kernel_len() > 1,
             Self::Tucker => map.kernel_len() > 1 && map.groups == 1,
@@ -142,6 +151,9 @@ impl Choice {
                 inner * side.side + self.rank * inner * kernel + rows * self.rank
             }
             (_, Some(side)) => self.rank * (side.side + rows * side.rest),
+            (Scheme::ChannelOut, None) if map.spread() > 1 => {
+                self.rank * (rows / map.spread() + columns * map.spread())
+            }
             (_, None) => self.rank * (columns + rows),
         };
         per_group * map.groups
@@ -162,6 +174,10 @@ impl Choice {
                 let first = if scheme == Scheme::Spatial { at.middle } else { at.input };
                 rank * (side.side as u64 * first + rows * side.rest as u64 * at.output)
             }
+            (Scheme::ChannelOut, None) if map.spread() > 1 => {
+                let spread = map.spread() as u64;
+                rank * (columns * spread * at.output + rows / spread * at.middle)
+            }
             (_, None) => rank * (columns + rows) * at.output,
         };
         per_group * map.groups as u64
@@ -171,6 +187,9 @@ impl Choice {
     #[must_use]
     pub fn most(scheme: Scheme, map: &LinearMap) -> usize {
         match (scheme, scheme.side(map)) {
+            (Scheme::ChannelOut, None) if map.spread() > 1 => {
+                (map.rows / map.spread()).min(map.columns * map.spread())
+            }
             (Scheme::Tucker, _) | (_, None) => map.full_rank(),
             (_, Some(side)) => side.side.min(map.rows * side.rest),
         }

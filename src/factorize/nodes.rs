@@ -33,23 +33,48 @@ impl Replacement {
     }
 }
 
-/// The nodes for a layer's factors. `node` is the layer's own; new names come from `names`.
+/// What takes the place of every node of a layer, in the order of [`Layer::uses`]; the nodes are among
+/// `nodes`, those of the graph. The first replacement has the constants, which all of them read. New
+/// names come from `names`.
 ///
 /// # Errors
 /// When the factors are not those of this layer.
 pub fn replace(
     layer: &Layer,
-    node: &NodeProto,
+    nodes: &[NodeProto],
     factors: &Factors,
     names: &mut NameAllocator,
+) -> Result<Vec<Replacement>> {
+    let mut made = Vec::new();
+    let mut known = Vec::new();
+    for (at, map) in layer.uses() {
+        let node = nodes.get(at).ok_or_else(|| Error::Plan {
+            reason: format!("there is no node {at}, which `{}` is to be", layer.name),
+        })?;
+        made.push(replace_node(layer, map, node, factors, &mut known, names)?);
+    }
+    if made.is_empty() {
+        return Err(Error::Plan { reason: format!("`{}` can't be factorized", layer.name) });
+    }
+    Ok(made)
+}
+
+/// What takes the place of one node of a layer, where it applies the weight as `map`. `known` has the
+/// names of the layer's constants by what they are called after, and gets those that are made.
+fn replace_node(
+    layer: &Layer,
+    map: &LinearMap,
+    node: &NodeProto,
+    factors: &Factors,
+    known: &mut Vec<(String, String)>,
+    names: &mut NameAllocator,
 ) -> Result<Replacement> {
-    let map = layer
-        .map
-        .as_ref()
-        .ok_or_else(|| Error::Plan { reason: format!("`{}` can't be factorized", layer.name) })?;
-    let mut builder = Builder { layer, map, node, factors, names, out: Replacement::default() };
+    let name = node.label().to_owned();
+    let out = Replacement::default();
+    let mut builder = Builder { layer, name, map, node, factors, known, names, out };
     match &map.form {
         Form::Conv(_) => builder.conv()?,
+        Form::ConvTranspose { attributes, .. } => builder.transposed(&attributes.kernel)?,
         Form::Gemm { trans_a, beta, free_bias, .. } => builder.gemm(*trans_a, *beta, *free_bias)?,
         Form::GemmLeft { trans_b, beta, .. } => builder.gemm_left(*trans_b, *beta)?,
         Form::MatMulRight => builder.matmul(false)?,
@@ -60,9 +85,12 @@ pub fn replace(
 
 struct Builder<'a> {
     layer: &'a Layer,
+    /// The node's name, or its first output where it has none.
+    name: String,
     map: &'a LinearMap,
     node: &'a NodeProto,
     factors: &'a Factors,
+    known: &'a mut Vec<(String, String)>,
     names: &'a mut NameAllocator,
     out: Replacement,
 }
@@ -115,11 +143,16 @@ impl Builder<'_> {
         Error::Plan { reason: format!("factors of `{}`: {reason}", self.layer.name) }
     }
 
-    /// Adds a constant of the elements in row-major order and returns its name.
+    /// Adds a constant of the elements in row-major order, unless another node of the layer has it
+    /// already, and returns its name.
     fn constant(&mut self, suffix: &str, shape: &[usize], elements: Vec<f32>) -> Result<String> {
+        if let Some((_, name)) = self.known.iter().find(|(known, _)| known == suffix) {
+            return Ok(name.clone());
+        }
         let name = self.names.fresh(&format!("{}/{suffix}", self.layer.weight));
         let tensor = Tensor::from_vec(shape, elements).map_err(|e| self.misfit(&e.to_string()))?;
         self.out.constants.push((name.clone(), tensor));
+        self.known.push((suffix.to_owned(), name.clone()));
         Ok(name)
     }
 
@@ -150,14 +183,14 @@ impl Builder<'_> {
         let output = if last {
             self.node.output.first().cloned().unwrap_or_default()
         } else {
-            self.names.fresh(&format!("{}/{part}", self.layer.name))
+            self.names.fresh(&format!("{}/{part}", self.name))
         };
         // The last node keeps the name, its notes and where it runs.
         let base = if last { self.node.clone() } else { NodeProto::default() };
         let name = if last {
             self.node.name.clone()
         } else {
-            Some(self.names.fresh(&format!("{}/{part}", self.layer.name)))
+            Some(self.names.fresh(&format!("{}/{part}", self.name)))
         };
         self.out.nodes.push(NodeProto {
             name,
@@ -203,6 +236,50 @@ impl Builder<'_> {
             let attribute = this.conv_attributes(scheme, kernel, part.index);
             inputs = rows / groups;
             Ok(this.push("Conv", part.name, input, attribute, part.last))
+        })?;
+        Ok(())
+    }
+
+    /// A 1 x 1 convolution before or after a transposed one, or that alone.
+    fn transposed(&mut self, kernel: &[usize]) -> Result<()> {
+        let (kernel, axes) = (kernel.to_vec(), kernel.len());
+        let groups = self.map.groups;
+        match (self.factors.choice.map(|c| c.scheme), self.factors.groups.first().map(Vec::len)) {
+            (None, Some(1)) | (Some(Scheme::ChannelIn), Some(2)) => {}
+            (Some(Scheme::ChannelOut), Some(2)) if self.map.spread() > 1 => {}
+            _ => return Err(self.misfit("a transposed convolution has no such scheme")),
+        }
+        self.chain(|this, part, value| {
+            let inner = this.factors.is_transposed(part.index);
+            let per_group = part.matrix.nrows() / groups;
+            let columns = part.matrix.ncols();
+            let (shape, elements): (Vec<usize>, Vec<f32>) = if inner {
+                // Stored inputs first.
+                let mut elements = Vec::with_capacity(part.matrix.len());
+                for rows in part.matrix.axis_chunks_iter(Axis(0), per_group.max(1)) {
+                    elements.extend(rows.t().iter().copied());
+                }
+                let outputs = per_group / this.map.spread();
+                let shape = [groups * columns, outputs].into_iter().chain(kernel.iter().copied());
+                (shape.collect(), elements)
+            } else {
+                let shape = [part.matrix.nrows(), columns].into_iter();
+                (shape.chain(vec![1; axes]).collect(), part.matrix.into_iter().collect())
+            };
+            let weight = this.constant(part.name, &shape, elements)?;
+            let mut input = vec![value, weight];
+            if part.last {
+                let bias = this.node.input.get(2).filter(|name| !name.is_empty());
+                input.extend(bias.cloned());
+            }
+            let (op, attribute) = if inner {
+                ("ConvTranspose", this.node.attribute.clone())
+            } else {
+                let ones = vec![1; axes];
+                let group = AttributeProto::from_int("group", groups as i64);
+                ("Conv", vec![AttributeProto::from_ints("kernel_shape", &ones), group])
+            };
+            Ok(this.push(op, part.name, input, attribute, part.last))
         })?;
         Ok(())
     }

@@ -9,10 +9,10 @@ use crate::named::named;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Scheme {
-    /// Conv: `k x k` to `r` channels, then `1 x 1`.
+    /// Conv and ConvTranspose: `k x k` to `r` channels, then `1 x 1`.
     #[serde(rename = "channel")]
     ChannelOut,
-    /// Conv: `1 x 1` to `r` channels, then `k x k`.
+    /// Conv and ConvTranspose: `1 x 1` to `r` channels, then `k x k`.
     ChannelIn,
     /// Conv: `k x 1` to `r` channels, then `1 x k`.
     Spatial,

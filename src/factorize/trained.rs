@@ -1,7 +1,7 @@
 //! Factors back from the constants that training changed, and to the dense weight they stand for.
 
-use super::curve::unproject;
-use super::{Choice, Factors, Replacement};
+use super::curve::{on_outputs, unproject};
+use super::{Choice, Factors, Replacement, Scheme};
 use crate::error::{Error, Result};
 use crate::layer::{Form, Layer, LinearMap};
 use crate::linalg::{Matrix, product};
@@ -40,7 +40,12 @@ impl Factors {
             // What only completes a node is no part of the factors.
             let Some(index) = weights.checked_sub(1).filter(|_| !is_bias) else { continue };
             weights = index;
-            let transposed = matches!(map.form, Form::MatMulRight);
+            let transposed = match map.form {
+                Form::MatMulRight => true,
+                // All but the 1 x 1 convolution, whose weight has its outputs first.
+                Form::ConvTranspose { .. } => self.is_transposed(index),
+                _ => false,
+            };
             let mut elements = elements.chunks_exact(self.groups[0][index].len().max(1));
             for group in &mut factors.groups {
                 let (matrix, elements) =
@@ -57,6 +62,16 @@ impl Factors {
         Ok(factors)
     }
 
+    /// Whether the `index`-th factor of a transposed convolution is the weight of one itself: the one
+    /// that is applied first or last, as the scheme says.
+    #[must_use]
+    pub(super) fn is_transposed(&self, index: usize) -> bool {
+        match self.choice.map(|choice| choice.scheme) {
+            Some(Scheme::ChannelOut) => index == 1,
+            _ => index == 0,
+        }
+    }
+
     /// The dense weight that the factors stand for, with their bias.
     #[must_use]
     pub fn to_dense(&self, map: &LinearMap) -> Self {
@@ -69,6 +84,11 @@ impl Factors {
 fn whole(factors: &[Matrix], choice: Option<Choice>, map: &LinearMap) -> Matrix {
     let side = choice.and_then(|choice| choice.scheme.side(map));
     match (factors, side) {
+        ([last, first], None)
+            if map.spread() > 1 && choice.is_some_and(|c| c.scheme == Scheme::ChannelOut) =>
+        {
+            on_outputs(last, first, map.spread())
+        }
         ([last, first], None) => product(last, first),
         ([last, first], Some(side)) => unproject(last, first, side),
         ([last, core, first], Some(side)) => unproject(&product(last, core), first, side),

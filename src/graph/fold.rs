@@ -3,7 +3,9 @@
 use ndarray::Zip;
 
 use super::constants::Source;
-use super::{Links, add_initializer, constant_tensor, constants, remove_unused_constants};
+use super::{
+    Links, add_initializer, constant_tensor, constants, fresh_name, remove_unused_constants,
+};
 use crate::error::Result;
 use crate::onnx::{Model, NodeProto, TensorProto};
 use crate::tensor::{Array, Tensor};
@@ -12,8 +14,10 @@ use crate::tensor::{Array, Tensor};
 /// `(x + c) + d` becomes `x + (c + d)`. The node that computes x takes over the name and the output
 /// of `add`, which must not broadcast x: the types recorded for its output then stay true.
 ///
-/// Returns whether it did: not where something else reads x, c or x + c, where a constant is not of
-/// `f32`, and where c + d has more elements than d.
+/// Where other nodes read c too, the sum is a constant of its own, which additions of the same two share.
+///
+/// Returns whether it did: not where something else reads x or x + c, where a constant is not of `f32`,
+/// and where c + d has more elements than d.
 ///
 /// # Errors
 /// As [`Model::tensor`].
@@ -25,21 +29,21 @@ pub fn fold_addition(model: &mut Model, add: usize) -> Result<bool> {
     if graph.node[producer].output.len() != 1 || links.sole_consumer(&first.value).is_none() {
         return Ok(false);
     }
-    // The sum takes the place of this constant.
     let own = constants(model).get(&first.constant).map(|c| c.source);
-    let reused = matches!(own, Some(Source::Initializer(_)))
-        && links.sole_consumer(&first.constant).is_some();
+    let stored = matches!(own, Some(Source::Initializer(_)));
+    let alone = links.sole_consumer(&first.constant).is_some();
     let result = &graph.node[add].output[0];
-    let Some(consumer) = links.sole_consumer(result).filter(|_| reused) else { return Ok(false) };
+    let Some(consumer) = links.sole_consumer(result).filter(|_| stored) else { return Ok(false) };
     let Some(second) = Addition::of(model, consumer.node)? else { return Ok(false) };
     let Some(sum) = sum(&first.elements, &second.elements) else { return Ok(false) };
     if second.value != *result || sum.len() != second.elements.len() {
         return Ok(false);
     }
 
+    let name = if alone { first.constant } else { place(model, &second.constant, &sum)? };
     let graph = model.graph_mut();
-    add_initializer(graph, TensorProto::from_tensor(&first.constant, &sum));
-    graph.node[consumer.node].input[1 - consumer.input] = first.constant;
+    add_initializer(graph, TensorProto::from_tensor(&name, &sum));
+    graph.node[consumer.node].input[1 - consumer.input] = name;
     let computes = std::mem::take(&mut graph.node[producer]);
     graph.node[producer] = NodeProto {
         input: computes.input,
@@ -53,6 +57,19 @@ pub fn fold_addition(model: &mut Model, add: usize) -> Result<bool> {
     super::drop_value_info(graph, &[&first.value]);
     remove_unused_constants(graph);
     Ok(true)
+}
+
+/// The name of the constant `sum`, which stands for `constant` and another one: of an initializer that
+/// another addition of the two has made, or a new one.
+fn place(model: &Model, constant: &str, sum: &Tensor) -> Result<String> {
+    let wanted = format!("{constant}/sum");
+    let made = model.graph().initializer.iter().filter(|t| t.name().starts_with(&wanted));
+    for tensor in made {
+        if model.tensor(tensor)? == *sum {
+            return Ok(tensor.name().to_owned());
+        }
+    }
+    Ok(fresh_name(model.graph(), &wanted))
 }
 
 /// A node that adds a constant to a value.

@@ -10,6 +10,7 @@ mod inputs;
 mod links;
 mod names;
 mod piece;
+mod spell;
 
 pub use constants::{Constant, Source, constant_tensor, constants};
 pub use edit::{
@@ -22,6 +23,7 @@ pub use inputs::{InputSpec, inputs, outputs, pin_batch, restore_batch};
 pub use links::{Consumer, Links};
 pub use names::{NameAllocator, captured, fresh_name};
 pub use piece::{Piece, pieces};
+pub use spell::spell_out;
 
 #[cfg(test)]
 mod tests;

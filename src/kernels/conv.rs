@@ -4,7 +4,7 @@
 //! tap of a strided kernel reads consecutive elements too. Then every output vector is a sum of products of
 //! a weight and a vector read at `base + offset[tap]`: no column matrix is built. Bias, a residual
 //! and an activation are applied while the sums are in registers. Kernels of 3 x 3 with enough channels
-//! go another way, with fewer products: see [`winograd`].
+//! go another way, with fewer products.
 
 mod input_gradient;
 mod interleave;

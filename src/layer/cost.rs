@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
-use super::{Form, Layer};
+use super::{Form, Layer, LinearMap};
 use crate::error::Result;
 use crate::eval::Evaluator;
-use crate::onnx::{Model, NodeAttributes};
+use crate::onnx::{Model, NodeAttributes, NodeProto};
 use crate::tensor::Tensor;
 
 /// What something costs.
@@ -26,7 +26,8 @@ pub struct Cost {
 pub struct Extent {
     /// Positions of its input: where a 1 x 1 kernel before it is applied.
     pub input: u64,
-    /// Positions between a vertical and a horizontal kernel.
+    /// Positions between a vertical and a horizontal kernel; of a transposed convolution's output, whose
+    /// map is applied at the positions of its input.
     pub middle: u64,
     /// Positions of its output.
     pub output: u64,
@@ -88,17 +89,19 @@ pub fn product_values(model: &Model) -> Vec<&str> {
     names
 }
 
-impl Layer {
-    /// At how many positions the layer's factors are applied for one run; `values` has the shapes
-    /// of its input and output.
-    #[must_use]
-    pub fn extent(&self, model: &Model, values: &HashMap<String, Vec<usize>>) -> Option<Extent> {
-        let map = self.map.as_ref()?;
-        let node = &model.graph().node[self.node];
+impl LinearMap {
+    /// At how many positions `node`, of which this is the map, applies it.
+    fn extent(&self, node: &NodeProto, values: &HashMap<String, Vec<usize>>) -> Option<Extent> {
         let total = |shape: &[usize]| shape.iter().map(|&d| d as u64).product::<u64>();
         let output = values.get(node.output.first()?)?;
-        let at_output = total(output) / (map.rows * map.groups).max(1) as u64;
-        let Form::Conv(_) = map.form else {
+        let channels = (self.rows / self.spread() * self.groups).max(1) as u64;
+        let at_output = total(output) / channels;
+        if let Form::ConvTranspose { .. } = self.form {
+            let input = values.get(node.input.first()?)?;
+            let at_input = total(input) / (self.columns * self.groups).max(1) as u64;
+            return Some(Extent { input: at_input, middle: at_output, output: at_input });
+        }
+        let Form::Conv(_) = self.form else {
             return Some(Extent { input: at_output, middle: at_output, output: at_output });
         };
         let input = values.get(node.input.first()?)?;
@@ -109,11 +112,32 @@ impl Layer {
         };
         Some(Extent { input: at_input, middle, output: at_output })
     }
+}
 
-    /// Multiply-accumulates of the node for one run.
+impl Layer {
+    /// At how many positions the layer's factors are applied for one run, by all its nodes; `values`
+    /// has the shapes of their inputs and outputs.
+    #[must_use]
+    pub fn extent(&self, model: &Model, values: &HashMap<String, Vec<usize>>) -> Option<Extent> {
+        let nodes = &model.graph().node;
+        self.uses().filter_map(|(node, map)| map.extent(&nodes[node], values)).reduce(|a, b| {
+            Extent {
+                input: a.input + b.input,
+                middle: a.middle + b.middle,
+                output: a.output + b.output,
+            }
+        })
+    }
+
+    /// Multiply-accumulates of the layer's nodes for one run.
     #[must_use]
     pub fn macs(&self, model: &Model, values: &HashMap<String, Vec<usize>>) -> Option<u64> {
-        let node = &model.graph().node[self.node];
+        let others = self.others.iter().map(|other| other.node);
+        let nodes = std::iter::once(self.node).chain(others);
+        nodes.map(|node| self.macs_of(&model.graph().node[node], values)).sum()
+    }
+
+    fn macs_of(&self, node: &NodeProto, values: &HashMap<String, Vec<usize>>) -> Option<u64> {
         let output = values.get(node.output.first()?)?;
         let total: u64 = output.iter().map(|&d| d as u64).product();
         // A weight that another node computes has its shape among the values.
@@ -123,16 +147,16 @@ impl Layer {
         };
         let taps = |shape: &[usize]| Some(shape.get(1..)?.iter().map(|&d| d as u64).product());
         let depth: u64 = match (node.op_type(), &self.map) {
-            (_, Some(map)) => map.columns as u64,
-            ("MatMulNBits", _) => u64::try_from(node.int("K")?).ok()?,
-            ("Conv" | "ConvInteger", None) => taps(weight?)?,
-            ("ConvTranspose", None) => {
+            ("ConvTranspose", _) => {
                 // Every input element meets every weight of its channel.
                 let input = values.get(node.input.first()?)?;
                 let inputs: u64 = input.iter().map(|&d| d as u64).product();
                 let taps: u64 = taps(weight?)?;
                 return Some(inputs * taps);
             }
+            (_, Some(map)) => map.columns as u64,
+            ("MatMulNBits", _) => u64::try_from(node.int("K")?).ok()?,
+            ("Conv" | "ConvInteger", None) => taps(weight?)?,
             ("Gemm" | "MatMul" | "MatMulInteger", None) => {
                 // Where the first operand is no value, it is this layer's weight.
                 let first = values.get(node.input.first()?).map(Vec::as_slice).or(weight)?;

@@ -1,9 +1,11 @@
 //! Finds the layers of a graph.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashSet};
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
+use super::shared::Readers;
+use super::transposed::transposed;
 use super::{Form, Layer, LinearMap};
 use crate::error::{Error, Result};
 use crate::graph::{self, Constant, Links};
@@ -62,7 +64,8 @@ impl Filter {
             for text in globs {
                 let Ok(glob) = Glob::new(text) else { continue };
                 let glob = glob.compile_matcher();
-                if !layers.iter().any(|l| glob.is_match(&l.name) || glob.is_match(&l.weight)) {
+                let named = |l: &Layer| l.names().any(|name| glob.is_match(name));
+                if !layers.iter().any(|l| named(l) || glob.is_match(&l.weight)) {
                     return Err(Error::Option {
                         option: option.to_owned(),
                         reason: format!("`{text}` matches no node or weight"),
@@ -73,14 +76,14 @@ impl Filter {
         Ok(())
     }
 
-    fn reason(&self, node: &str, weight: &str) -> Option<String> {
-        if self.exclude.is_match(node) || self.exclude.is_match(weight) {
+    fn reason(&self, layer: &Layer) -> Option<String> {
+        let matches =
+            |set: &GlobSet| layer.names().any(|n| set.is_match(n)) || set.is_match(&layer.weight);
+        if matches(&self.exclude) {
             return Some("excluded".to_owned());
         }
         match &self.include {
-            Some(set) if !set.is_match(node) && !set.is_match(weight) => {
-                Some("not among the included layers".to_owned())
-            }
+            Some(set) if !matches(set) => Some("not among the included layers".to_owned()),
             _ => None,
         }
     }
@@ -94,15 +97,15 @@ pub fn find(model: &Model, filter: &Filter) -> Result<Vec<Layer>> {
     let graph = model.graph();
     let constants = graph::constants(model);
     let links = Links::new(graph);
-    let mut uses: HashMap<&str, usize> = HashMap::new();
-    for node in &graph.node {
-        for name in &node.input {
-            *uses.entry(name).or_default() += 1;
-        }
-    }
+    let readers = Readers::of(graph);
+    // Weights of layers that have several nodes.
+    let mut taken: HashSet<&str> = HashSet::new();
     let mut layers = Vec::new();
     for (index, node) in graph.node.iter().enumerate() {
         for (position, weight) in node.input.iter().enumerate() {
+            if taken.contains(weight.as_str()) {
+                continue;
+            }
             let Some(constant) = constants.get(weight) else { continue };
             let Some(stored) = constant.proto(graph) else { continue };
             let shape: Vec<usize> =
@@ -125,6 +128,7 @@ pub fn find(model: &Model, filter: &Filter) -> Result<Vec<Layer>> {
                 bias_params: 0,
                 shape,
                 map: None,
+                others: Vec::new(),
                 skip: None,
             };
             let code = stored.data_type();
@@ -138,18 +142,33 @@ pub fn find(model: &Model, filter: &Filter) -> Result<Vec<Layer>> {
                 continue;
             }
             layer.bias_params = bias_params(node, role, &constants, model);
-            let shared = uses.get(weight.as_str()).copied().unwrap_or(0) > 1
-                || links.is_graph_output(weight)
-                || links.used_in_body(weight);
-            let reason = if code != Code::Float as i32 {
+            let mut found = if code != Code::Float as i32 {
                 Err(format!("stored as {}", data_type_name(code)))
-            } else if shared {
-                Err("shared with another node".to_owned())
+            } else if links.is_graph_output(weight) {
+                Err("shared: it is an output of the model too".to_owned())
+            } else if links.used_in_body(weight) {
+                Err("shared with the body of another node".to_owned())
+            } else if node.op_type() != "Gather" && is_table(weight, &graph.node, &links) {
+                Err(tied(weight))
             } else {
                 linear_map(node, role, &layer.shape, &constants, model)?
                     .and_then(|map| if filter.any_size { Ok(map) } else { profitable(map, &layer) })
             };
-            match (reason, filter.reason(&layer.name, weight)) {
+            if let Ok(map) = &found {
+                let map_of = |at: usize, position: usize| {
+                    let other = &graph.node[at];
+                    let role = self::role(other, position);
+                    linear_map(other, role, &layer.shape, &constants, model)
+                };
+                match readers.uses(model, weight, (index, position), map, map_of)? {
+                    Ok(others) => layer.others = others,
+                    Err(reason) => found = Err(reason),
+                }
+            }
+            if !layer.others.is_empty() {
+                taken.insert(weight);
+            }
+            match (found, filter.reason(&layer)) {
                 (Ok(_), Some(reason)) | (Err(reason), _) => layer.skip = Some(reason),
                 (Ok(map), None) => layer.map = Some(map),
             }
@@ -195,6 +214,7 @@ fn in_bodies(
                 weight_params: elements,
                 bias_params: 0,
                 map: None,
+                others: Vec::new(),
                 skip: Some(format!(
                     "in a body of {} `{}`: --quantize stores it in fewer bits, ranks stay",
                     node.op_type(),
@@ -215,6 +235,7 @@ fn is_recurrent(node: &NodeProto, position: usize) -> bool {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
     ConvWeight,
+    ConvTransposeWeight,
     GemmRight,
     GemmLeft,
     MatMulRight,
@@ -228,6 +249,7 @@ enum Role {
 fn role(node: &NodeProto, position: usize) -> Role {
     match (node.domain(), node.op_type(), position) {
         ("" | "ai.onnx", "Conv" | "ConvInteger", 1) => Role::ConvWeight,
+        ("" | "ai.onnx", "ConvTranspose", 1) => Role::ConvTransposeWeight,
         ("" | "ai.onnx", "Gemm", 1) => Role::GemmRight,
         ("" | "ai.onnx", "Gemm", 0) => Role::GemmLeft,
         ("" | "ai.onnx", "Gemm", 2) => Role::Bias,
@@ -244,7 +266,10 @@ fn bias_params(
     constants: &BTreeMap<String, Constant>,
     model: &Model,
 ) -> u64 {
-    let has_bias = matches!(role, Role::ConvWeight | Role::GemmRight | Role::GemmLeft);
+    let has_bias = matches!(
+        role,
+        Role::ConvWeight | Role::ConvTransposeWeight | Role::GemmRight | Role::GemmLeft
+    );
     let stored = node.input.get(2).filter(|_| has_bias).and_then(|name| constants.get(name));
     stored
         .and_then(|c| c.proto(model.graph()))
@@ -289,6 +314,7 @@ fn linear_map(
             let bias = bias_name.cloned();
             Ok(Ok(LinearMap { form: Form::Conv(attributes), groups, rows, columns, bias }))
         }
+        Role::ConvTransposeWeight => transposed(node, shape),
         Role::Bias | Role::Other => Ok(Err(other_reason(node))),
         _ if shape.len() != 2 => Ok(Err(format!("a batch of matrices {shape:?}"))),
         Role::GemmRight => {
@@ -342,7 +368,8 @@ fn other_reason(node: &NodeProto) -> String {
 
 /// The map, where some rank has fewer weights than the dense layer.
 fn profitable(map: LinearMap, layer: &Layer) -> Result<LinearMap, String> {
-    let smallest = map.groups * (map.rows + map.columns);
+    let across = map.rows / map.spread() + map.columns * map.spread();
+    let smallest = map.groups * across.min(map.rows + map.columns);
     if layer.weight_params < SMALLEST || smallest as u64 >= layer.weight_params {
         return Err(format!(
             "too small to gain: rank 1 takes {smallest} of {} weights",
@@ -350,6 +377,20 @@ fn profitable(map: LinearMap, layer: &Layer) -> Result<LinearMap, String> {
         ));
     }
     Ok(map)
+}
+
+/// Why a weight that is a table too is left alone.
+fn tied(table: &str) -> String {
+    format!(
+        "tied to `{table}`, a table that rows are looked up in: one weight, which stays whole; \
+         --quantize stores it in fewer bits"
+    )
+}
+
+/// Whether rows of a constant are looked up.
+fn is_table(name: &str, nodes: &[NodeProto], links: &Links) -> bool {
+    let mut readers = links.consumers(name).iter();
+    readers.any(|reader| reader.input == 0 && nodes[reader.node].op_type() == "Gather")
 }
 
 /// A layer whose weight another node computes, or that has none.
@@ -374,6 +415,7 @@ fn computed_weight(
         producer.and_then(|p| p.input.first()).filter(|source| constants.contains_key(*source));
     let reason = match (producer.map(NodeProto::op_type), of_constant) {
         (Some("DequantizeLinear"), _) => "quantized: made by a DequantizeLinear".to_owned(),
+        (Some(_), Some(source)) if is_table(source, nodes, links) => tied(source),
         (Some(op @ ("Cast" | "Identity" | "Reshape" | "Transpose")), Some(source)) => {
             format!("a {op} of `{source}`, which is stored in another form or read elsewhere too")
         }
@@ -389,6 +431,7 @@ fn computed_weight(
         weight_params: 0,
         bias_params: 0,
         map: None,
+        others: Vec::new(),
         skip: Some(reason),
     })
 }

@@ -4,6 +4,8 @@ mod cost;
 mod find;
 mod prepare;
 mod rows;
+mod shared;
+mod transposed;
 mod weight;
 
 pub use cost::{Cost, Extent, PRODUCTS, product_values, shapes};
@@ -14,7 +16,7 @@ pub use weight::{LongSide, Weight};
 
 use crate::ops::ConvAttributes;
 
-/// A weight of the model and the node that uses it.
+/// A weight of the model and the node that uses it, or the first of the nodes that do.
 #[derive(Clone, Debug)]
 pub struct Layer {
     /// Index of the node in the graph.
@@ -33,8 +35,35 @@ pub struct Layer {
     pub bias_params: u64,
     /// What the node computes with the weight; absent when it is left alone.
     pub map: Option<LinearMap>,
+    /// The later nodes that apply the same weight in the same way, and share its factors.
+    pub others: Vec<Use>,
     /// Why the weight is left alone.
     pub skip: Option<String>,
+}
+
+/// A node that applies the weight of a layer whose first node is another one.
+#[derive(Clone, Debug)]
+pub struct Use {
+    /// Index of the node in the graph.
+    pub node: usize,
+    /// The node's name, or its first output where it has none.
+    pub name: String,
+    /// What the node computes: W and bias are the layer's, padding and strides its own.
+    pub map: LinearMap,
+}
+
+impl Layer {
+    /// Every node that applies the weight, by its index in the graph, with its map; none where the
+    /// weight is left alone.
+    pub fn uses(&self) -> impl Iterator<Item = (usize, &LinearMap)> {
+        let first = self.map.iter().map(|map| (self.node, map));
+        first.chain(self.others.iter().filter(|_| self.map.is_some()).map(|u| (u.node, &u.map)))
+    }
+
+    /// The names of the nodes that apply the weight.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(self.name.as_str()).chain(self.others.iter().map(|u| u.name.as_str()))
+    }
 }
 
 /// The linear map of a layer: for each group `y = W x + b` with W `[rows, columns]`, over positions.
@@ -44,7 +73,8 @@ pub struct LinearMap {
     pub form: Form,
     /// Groups; 1 but for grouped convolutions.
     pub groups: usize,
-    /// Outputs of one group.
+    /// Outputs of one group: for a transposed convolution its output channels times the kernel's
+    /// extents.
     pub rows: usize,
     /// Inputs of one group: for a convolution its input channels times the kernel's extents, the
     /// kernel varying fastest.
@@ -60,12 +90,29 @@ impl LinearMap {
         self.rows.min(self.columns)
     }
 
-    /// Extents of a convolution's kernel; empty for matrix products.
+    /// Extents of the kernel over a map's inputs; empty for matrix products and for transposed
+    /// convolutions, whose inputs are single elements.
     #[must_use]
     pub fn kernel(&self) -> &[usize] {
         match &self.form {
             Form::Conv(attributes) => &attributes.kernel,
             _ => &[],
+        }
+    }
+
+    /// Whether the map is that of a transposed convolution.
+    #[must_use]
+    pub fn is_transposed(&self) -> bool {
+        matches!(self.form, Form::ConvTranspose { .. })
+    }
+
+    /// Elements of the kernel of a transposed convolution, over which its outputs are spread; 1 for
+    /// other maps.
+    #[must_use]
+    pub fn spread(&self) -> usize {
+        match &self.form {
+            Form::ConvTranspose { attributes, .. } => attributes.kernel.iter().product(),
+            _ => 1,
         }
     }
 
@@ -88,7 +135,10 @@ impl LinearMap {
     /// then the mean is kept exact, and the layer's output is what it is to yield.
     #[must_use]
     pub fn takes_bias(&self) -> bool {
-        !matches!(self.form, Form::GemmLeft { .. } | Form::Gemm { free_bias: true, .. })
+        !matches!(
+            self.form,
+            Form::GemmLeft { .. } | Form::Gemm { free_bias: true, .. } | Form::ConvTranspose { .. }
+        )
     }
 }
 
@@ -97,6 +147,14 @@ impl LinearMap {
 pub enum Form {
     /// Conv: weight `[groups * rows, columns / kernel, kernel..]`.
     Conv(ConvAttributes),
+    /// ConvTranspose: weight `[groups * columns, rows / kernel, kernel..]`. W maps an element of the
+    /// input to all that it adds to the output: output channels, the kernel varying fastest.
+    ConvTranspose {
+        /// Kernel, strides, dilations and padding.
+        attributes: ConvAttributes,
+        /// Elements added at the end of every axis of the output.
+        output_padding: Vec<usize>,
+    },
     /// Gemm with the weight on the right: `alpha * A' * B' + beta * C`.
     Gemm {
         /// Whether the data A is transposed.

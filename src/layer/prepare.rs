@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::graph::{self, Links};
 use crate::onnx::proto::SparseTensorProto;
 use crate::onnx::proto::tensor_proto::DataType as Code;
-use crate::onnx::{GraphProto, Model, NodeAttributes, Spill, TensorProto};
+use crate::onnx::{GraphProto, Model, NodeAttributes, NodeProto, Spill, TensorProto};
 use crate::ops::{self, Decoding};
 use crate::tensor::{DataType, Tensor};
 
@@ -21,8 +21,10 @@ const LARGE: usize = 16 << 20;
 const FORMS: [&str; 6] = ["Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"];
 
 /// What was done to a model.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Prepared {
+    /// Fused operators of ONNX Runtime that are spelled out in standard ones now.
+    pub spelled_out: Vec<String>,
     /// Whether calls of local functions gave way to the functions' nodes.
     pub functions: bool,
     /// Sparse constants that are dense now.
@@ -34,7 +36,8 @@ pub struct Prepared {
 }
 
 /// Brings a model into the form that layers are looked for in. What it computes stays the same: calls
-/// of local functions give way to the functions' nodes, sparse constants become dense, constants that
+/// of local functions give way to the functions' nodes, operators that ONNX Runtime fuses to the nodes
+/// that they are made of, sparse constants become dense, constants that
 /// a node only transposes, widens or shapes are stored as they are used, unless something else reads
 /// them too, and the weights of bodies move to the main graph.
 ///
@@ -42,11 +45,12 @@ pub struct Prepared {
 /// When a constant can't be read, or local functions call themselves.
 pub fn prepare(model: &mut Model) -> Result<Prepared> {
     let functions = graph::inline_functions(model)?;
+    let spelled_out = graph::spell_out(model);
     let sparse = dense(model)?;
     let hoisted = graph::hoist_constants(model, SMALLEST);
     let widen = mostly_halves(model);
     let widened = reform(model, widen)?;
-    Ok(Prepared { functions, sparse, hoisted, widened })
+    Ok(Prepared { spelled_out, functions, sparse, hoisted, widened })
 }
 
 /// Stores sparse float constants dense.
@@ -123,17 +127,23 @@ fn reform(model: &mut Model, widen: bool) -> Result<usize> {
     for index in 0..model.graph().node.len() {
         let Some((name, tensor, wider)) = reformed(model, index, widen)? else { continue };
         widened += usize::from(wider);
-        done.push(index);
         let graph = model.graph_mut();
-        // The node goes once all are looked at; until then it makes a value that nothing reads.
-        graph.node[index].output.clear();
-        graph.node[index].input.clear();
-        graph::drop_value_info(graph, &[&name]);
+        for twin in twins(graph, index).unwrap_or_default() {
+            // The nodes go once all are looked at; until then they make values that nothing reads.
+            done.push(twin);
+            graph.node[twin].input.clear();
+            for output in std::mem::take(&mut graph.node[twin].output) {
+                graph::drop_value_info(graph, &[&output]);
+                let inputs = graph.node.iter_mut().flat_map(|node| &mut node.input);
+                inputs.filter(|input| **input == output).for_each(|input| input.clone_from(&name));
+            }
+        }
         graph::add_initializer(
             graph,
             waiting(&mut spill, TensorProto::from_tensor(&name, &tensor)),
         );
     }
+    done.sort_unstable();
     let graph = model.graph_mut();
     let mut index = 0;
     graph.node.retain(|_| {
@@ -144,6 +154,32 @@ fn reform(model: &mut Model, widen: bool) -> Result<usize> {
         graph::remove_unused_constants(graph);
     }
     Ok(widened)
+}
+
+/// The nodes that read the constant which the node at `index` reads: this one, and others that make the
+/// same of it. None where something else reads it too, or a result has to keep its name.
+fn twins(graph: &GraphProto, index: usize) -> Option<Vec<usize>> {
+    let links = Links::new(graph);
+    let node = &graph.node[index];
+    let source = node.input.first()?;
+    let readers = links.consumers(source);
+    let alike = |other: &NodeProto| {
+        other.op_type == node.op_type
+            && other.domain == node.domain
+            && other.input == node.input
+            && other.attribute == node.attribute
+            && other.output.len() == 1
+    };
+    let free = |other: &NodeProto| {
+        let mut outputs = other.output.iter();
+        outputs.all(|output| !links.is_graph_output(output) && !links.used_in_body(output))
+    };
+    let own = readers.iter().all(|reader| {
+        let other = &graph.node[reader.node];
+        reader.input == 0 && alike(other) && (readers.len() == 1 || free(other))
+    });
+    let kept = links.is_graph_output(source) || links.used_in_body(source);
+    (own && !kept).then(|| readers.iter().map(|reader| reader.node).collect())
 }
 
 /// The name and the value that the node at `index` makes of a constant, and whether it had 16 bits.
@@ -162,7 +198,7 @@ fn reformed(model: &Model, index: usize, widen: bool) -> Result<Option<(String, 
         return Ok(None);
     }
     let links = Links::new(graph);
-    if links.sole_consumer(source).is_none() || links.is_graph_output(output) {
+    if twins(graph, index).is_none() || links.is_graph_output(output) {
         return Ok(None);
     }
     let mut constants = Vec::with_capacity(node.input.len());

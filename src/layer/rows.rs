@@ -4,7 +4,7 @@ use std::hash::Hasher;
 
 use super::{Form, LinearMap};
 use crate::error::OpError;
-use crate::ops::ConvAttributes;
+use crate::ops::{ConvAttributes, Padding};
 use crate::tensor::{Array, Tensor};
 
 /// Positions of every sample at which a layer is looked at: a seeded choice that stays the same
@@ -74,6 +74,7 @@ impl LinearMap {
         let x = x.f32("a layer's input")?;
         match &self.form {
             Form::Conv(attributes) => self.patches(x, attributes, first, at),
+            Form::ConvTranspose { .. } => self.gather(x, 1, self.columns, true, first, at),
             _ => {
                 let (axis, batch) = self.feature_axis(x.ndim())?;
                 self.gather(x, axis, self.columns, batch, first, at)
@@ -81,7 +82,9 @@ impl LinearMap {
         }
     }
 
-    /// What the map yields at the chosen positions; `y` is the layer's output or of its shape.
+    /// What the map yields at the chosen positions; `y` is the layer's output or of its shape. Of a
+    /// transposed convolution these are the elements of the output that each element of the input
+    /// adds to, whatever others add there.
     ///
     /// # Errors
     /// When `y` is not an output of this map.
@@ -89,6 +92,19 @@ impl LinearMap {
         let y = y.f32("a layer's output")?;
         match &self.form {
             Form::Conv(_) => self.gather(y, 1, self.rows, true, first, at),
+            Form::ConvTranspose { attributes, output_padding } => {
+                let Padding::Explicit { begin, end } = &attributes.padding else {
+                    return Err(wrong(y, "output"));
+                };
+                // The convolution back to the input doesn't reach what the output padding adds.
+                let extra = |axis: usize| output_padding.get(axis).copied().unwrap_or(0);
+                let end = end.iter().enumerate().map(|(a, end)| end.saturating_sub(extra(a)));
+                let padding = Padding::Explicit { begin: begin.clone(), end: end.collect() };
+                let attributes = ConvAttributes { padding, ..attributes.clone() };
+                let form = Form::Conv(attributes.clone());
+                let back = Self { form, rows: self.columns, columns: self.rows, ..self.clone() };
+                back.patches(y, &attributes, first, at)
+            }
             Form::GemmLeft { .. } | Form::MatMulLeft => {
                 let axis = y.ndim().checked_sub(2).ok_or_else(|| wrong(y, "output"))?;
                 self.gather(y, axis, self.rows, axis > 0, first, at)

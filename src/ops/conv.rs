@@ -257,7 +257,11 @@ impl Conv {
 
     /// The convolution for an input and a weight of these shapes.
     fn problem(&self, input: &[usize], weight: &[usize]) -> Result<Problem, OpError> {
-        let attributes = ConvAttributes::read(&self.node, weight)?;
+        let mut attributes = ConvAttributes::read(&self.node, weight)?;
+        if let Some((constant, _)) = &self.constant {
+            // With what Pads before the node add.
+            attributes.padding.clone_from(&constant.padding);
+        }
         let axes = attributes.kernel.len();
         if axes > 3 {
             return Err(OpError::unsupported("convolution over more than three spatial axes"));

@@ -299,20 +299,27 @@ mod tests {
             let moved: Vec<f32> = (0..grid.steps()).map(|k| 0.03 * k as f32 - 0.1).collect();
             let gradient: Vec<f32> = (0..30).map(|i| (i as f32 * 0.7).sin()).collect();
             let (of_elements, of_moved) = grid.slopes(&elements, &moved, &gradient);
-            let rounding: Vec<f64> = (0..30)
+            // What rounding adds, or the end of the grid that an element beyond it is held at: neither
+            // moves with the element, which may lie right where the two meet.
+            let (low, high) = (f64::from(grid.levels.low), f64::from(grid.levels.high));
+            let held: Vec<(f64, Option<f64>)> = (0..30)
                 .map(|at| {
                     let step = f64::from(grid.moved(&moved)[grid.stored.scale_of(at)]);
-                    (f64::from(elements[at]) / step).round_ties_even()
-                        - f64::from(elements[at]) / step
+                    let place = f64::from(elements[at]) / step;
+                    let code = place.round_ties_even();
+                    let end = if code < low { Some(low) } else { (code > high).then_some(high) };
+                    (code - place, end)
                 })
                 .collect();
+            let ends = held.iter().filter(|(_, end)| end.is_some()).count();
+            assert!(ends > 1 && ends < 30, "{ends} elements beyond the grid");
             let smooth = |elements: &[f64], moved: &[f64]| -> f64 {
                 (0..30)
                     .map(|at| {
                         let k = grid.stored.scale_of(at);
                         let step = f64::from(grid.stored.scales.0[k]) * moved[k].exp();
-                        let (low, high) = (f64::from(grid.levels.low), grid.levels.high.into());
-                        let level = (elements[at] / step + rounding[at]).clamp(low, high);
+                        let (rounding, end) = held[at];
+                        let level = end.unwrap_or(elements[at] / step + rounding);
                         f64::from(gradient[at]) * step * level
                     })
                     .sum()

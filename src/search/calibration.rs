@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::network::{Network, cut, lanes};
+use super::network::{Network, Site, cut, lanes};
 use super::samples::Samples;
 use super::targets::{Kept, Targets};
 use crate::error::{Error, Result};
@@ -20,49 +20,56 @@ impl Network<'_> {
     pub fn calibrate(&mut self, samples: Samples) -> Result<()> {
         let names = self.observed();
         let observed: Vec<&str> =
-            names.iter().flat_map(|(x, t)| [x.as_str(), t.as_str()]).collect();
+            names.iter().flatten().flat_map(|(x, t)| [x.as_str(), t.as_str()]).collect();
         let original = Evaluator::observing(self.model, &observed)?;
         let id = |name: &str| {
             original.value(name).ok_or_else(|| Error::InvalidModel {
                 reason: format!("value `{name}` is constant"),
             })
         };
-        let ids: Vec<(usize, usize)> =
-            names.iter().map(|(x, t)| Ok((id(x)?, id(t)?))).collect::<Result<_>>()?;
+        let pairs = |names: &Vec<(String, String)>| {
+            names.iter().map(|(x, t)| Ok((id(x)?, id(t)?))).collect::<Result<_>>()
+        };
+        let ids: Vec<Vec<(usize, usize)>> = names.iter().map(pairs).collect::<Result<_>>()?;
         let positions: Vec<Positions> =
             (0..self.layers.len()).map(|l| self.positions(l, samples.len())).collect();
         let bytes =
-            positions.iter().zip(&self.layers).zip(&self.extents).map(|((at, l), extent)| {
+            positions.iter().zip(&self.layers).zip(&self.extents).map(|((at, layer), extent)| {
                 let rows = samples.len() * at.per_sample.min(extent.output as usize);
-                l.map.as_ref().map_or(0, |map| rows * map.rows * map.groups * size_of::<f32>())
+                let row = layer.map.as_ref().map_or(0, |map| map.rows * map.groups);
+                rows * row * size_of::<f32>()
             });
         let mut kept = Targets::new(self.layers.len(), bytes.sum());
-        let lanes: Vec<(Vec<Vec<Sums>>, Vec<Vec<Kept>>)> = lanes(samples.runs())
+        let lanes: Vec<(Vec<Vec<Sums>>, Vec<Vec<Vec<Kept>>>)> = lanes(samples.runs())
             .into_par_iter()
             .map(|runs| {
                 let mut sums: Vec<Vec<Sums>> =
                     (0..self.layers.len()).map(|l| self.sums(l)).collect();
-                let mut targets: Vec<Vec<Kept>> =
+                let mut targets: Vec<Vec<Vec<Kept>>> =
                     (0..self.layers.len()).map(|_| Vec::new()).collect();
                 for run in runs {
                     go_on(self.progress)?;
                     let mut state = original.start(samples.inputs(run, &original)?)?;
                     original.advance(&mut state, usize::MAX)?;
                     let range = samples.range(run);
-                    for (l, (x, t)) in ids.iter().enumerate() {
+                    let first = range.start as u64;
+                    for (l, ids) in ids.iter().enumerate() {
                         let get = |id: usize| {
                             let tensor = original.get(&state, id).ok_or_else(|| self.lost(l))?;
                             Ok::<_, Error>(cut(&tensor, range.len()))
                         };
-                        let (x, t) = (get(*x)?, get(*t)?);
-                        let first = range.start as u64;
-                        let x = self.rows(l, &x, first, &positions[l], true)?;
-                        let t = self.rows(l, &t, first, &positions[l], false)?;
-                        for (sums, (x, t)) in sums[l].iter_mut().zip(x.groups.iter().zip(&t.groups))
-                        {
-                            sums.add(x, t).map_err(|source| self.fault(l, source))?;
+                        let at = &positions[l];
+                        let mut yielded = Vec::with_capacity(ids.len());
+                        for ((x, t), site) in ids.iter().zip(&self.sites[l]) {
+                            let x = self.rows(l, &site.map, &get(*x)?, first, at, true)?;
+                            let t = self.rows(l, &site.map, &get(*t)?, first, at, false)?;
+                            let groups = x.groups.iter().zip(&t.groups);
+                            for (sums, (x, t)) in sums[l].iter_mut().zip(groups) {
+                                sums.add(x, t).map_err(|source| self.fault(l, source))?;
+                            }
+                            yielded.push(kept.keep(t));
                         }
-                        targets[l].push(kept.keep(t));
+                        targets[l].push(yielded);
                     }
                 }
                 Ok((sums, targets))
@@ -97,27 +104,23 @@ impl Network<'_> {
         Ok(())
     }
 
-    /// Names of every layer's input and of what it is to yield: its output, or the sum that its
-    /// output is added to where the evaluator computes both together.
-    pub(super) fn observed(&self) -> Vec<(String, String)> {
+    /// For every node of every layer the names of its input and of what it is to yield: its output, or
+    /// the sum that its output is added to where the evaluator computes both together.
+    pub(super) fn observed(&self) -> Vec<Vec<(String, String)>> {
         let graph = self.model.graph();
         let links = Links::new(graph);
-        self.layers
-            .iter()
-            .zip(&self.steps)
-            .map(|(layer, &step)| {
-                let node = &graph.node[layer.node];
-                let data = layer.map.as_ref().map_or(0, |m| m.data_input());
-                let x = node.input.get(data).cloned().unwrap_or_default();
-                let mut t = node.output.first().cloned().unwrap_or_default();
-                if self.evaluator.residual_of(step)
-                    && let Some(add) = links.sole_consumer(&t)
-                    && let Some(sum) = graph.node[add.node].output.first()
-                {
-                    t = sum.clone();
-                }
-                (x, t)
-            })
-            .collect()
+        let names = |site: &Site| {
+            let node = &graph.node[site.node];
+            let x = node.input.get(site.map.data_input()).cloned().unwrap_or_default();
+            let mut t = node.output.first().cloned().unwrap_or_default();
+            if self.evaluator.residual_of(site.step)
+                && let Some(add) = links.sole_consumer(&t)
+                && let Some(sum) = graph.node[add.node].output.first()
+            {
+                t = sum.clone();
+            }
+            (x, t)
+        };
+        self.sites.iter().map(|sites| sites.iter().map(names).collect()).collect()
     }
 }

@@ -11,7 +11,7 @@ use super::samples::Samples;
 use crate::error::{Error, Result};
 use crate::eval::{Evaluator, Prepared, Recorder, filled_up};
 use crate::factorize::Metric;
-use crate::layer::Positions;
+use crate::layer::{LinearMap, Positions};
 use crate::linalg::{Matrix, product};
 use crate::onnx::Model;
 use crate::progress::go_on;
@@ -25,12 +25,21 @@ const SHRINKAGE: f64 = 0.1;
 /// Positions per sample at which gradients are looked at, at most.
 const POSITIONS: usize = 64;
 
+/// Outputs of a group that has a metric, at most: it takes their square in memory in every lane, and
+/// their cube in time to decompose, minutes beyond this.
+const MOST_OUTPUTS: usize = 4096;
+
+/// Whether a metric of a map's outputs is worth what it takes.
+fn has_metric(map: &LinearMap) -> bool {
+    map.rows <= MOST_OUTPUTS
+}
+
 impl Network<'_> {
     /// Gives every layer the metric F = E[g g^T] of its outputs, g the gradient of the loss at a
     /// position (DESIGN: mathematics, 1). The loss is that of labels drawn from what the model itself
     /// says, so that F is its Fisher information (Amari 1998); for outputs that are no class scores,
-    /// that of a normal distribution around them. Layers whose gradients can't be had keep the
-    /// identity.
+    /// that of a normal distribution around them. Layers whose gradients can't be had, or that have very
+    /// many outputs, keep the identity.
     ///
     /// # Errors
     /// When the model can't be run, or the run is interrupted.
@@ -46,8 +55,11 @@ impl Network<'_> {
         };
         let empty = || -> Vec<Vec<(Matrix, usize)>> {
             let of = |l: usize| {
-                let map = self.layers[l].map.as_ref();
-                map.map_or_else(Vec::new, |m| vec![(Matrix::zeros((m.rows, m.rows)), 0); m.groups])
+                let of = |m: &LinearMap| {
+                    let order = if has_metric(m) { m.rows } else { 0 };
+                    vec![(Matrix::zeros((order, order)), 0); m.groups]
+                };
+                self.layers[l].map.as_ref().map_or_else(Vec::new, of)
             };
             (0..self.layers.len()).map(of).collect()
         };
@@ -59,12 +71,19 @@ impl Network<'_> {
                     go_on(self.progress)?;
                     let range = samples.range(run);
                     let slopes = self.slopes(&recorder, &prepared, samples, run, scorer)?;
-                    for (l, (_, name)) in names.iter().enumerate() {
-                        let Some(slope) = slopes.get(name) else { continue };
-                        let slope = cut(slope, range.len());
-                        let rows = self.rows(l, &slope, range.start as u64, &at(l), false)?;
-                        for (sum, rows) in sums[l].iter_mut().zip(rows.groups) {
-                            add(sum, &rows);
+                    let first = range.start as u64;
+                    for (l, names) in names.iter().enumerate() {
+                        go_on(self.progress)?;
+                        for ((_, name), site) in names.iter().zip(&self.sites[l]) {
+                            if !has_metric(&site.map) {
+                                continue;
+                            }
+                            let Some(slope) = slopes.get(name) else { continue };
+                            let slope = cut(slope, range.len());
+                            let rows = self.rows(l, &site.map, &slope, first, &at(l), false)?;
+                            for (sum, rows) in sums[l].iter_mut().zip(rows.groups) {
+                                add(sum, &rows);
+                            }
                         }
                     }
                 }
@@ -81,7 +100,10 @@ impl Network<'_> {
         }
         self.metrics = total
             .into_iter()
-            .map(|groups| groups.into_iter().map(|(sum, count)| metric(sum, count)).collect())
+            .map(|groups| {
+                go_on(self.progress)?;
+                groups.into_iter().map(|(sum, count)| metric(sum, count)).collect()
+            })
             .collect::<Result<_>>()?;
         Ok(())
     }
@@ -122,12 +144,12 @@ impl Network<'_> {
 fn recorder(
     model: &Model,
     layers: &[crate::layer::Layer],
-    names: &[(String, String)],
+    names: &[Vec<(String, String)>],
 ) -> Result<Option<(Recorder, Vec<Tensor>)>> {
     let mut trained: Vec<&str> = layers.iter().map(|l| l.weight.as_str()).collect();
     let mut seen = std::collections::HashSet::new();
     trained.retain(|name| seen.insert(*name));
-    let watched: Vec<&str> = names.iter().map(|(_, target)| target.as_str()).collect();
+    let watched: Vec<&str> = names.iter().flatten().map(|(_, target)| target.as_str()).collect();
     loop {
         let recorder = match Evaluator::recorder(model, &trained, &watched) {
             Ok(recorder) => recorder,

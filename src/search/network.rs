@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::eval::moments::{Moments, Sums};
 use crate::eval::{Evaluator, join};
 use crate::factorize::{Fit, Metric, Scheme};
-use crate::layer::{Extent, Layer, Positions, Rows, Weight, shapes};
+use crate::layer::{Extent, Layer, LinearMap, Positions, Rows, Weight, shapes};
 use crate::named::named;
 use crate::onnx::Model;
 use crate::progress::{Progress, Silent, go_on};
@@ -69,8 +69,8 @@ pub struct Network<'a> {
     pub extents: Vec<Extent>,
     /// Runs the original.
     pub evaluator: Evaluator,
-    /// The step of every layer.
-    pub steps: Vec<usize>,
+    /// The nodes that apply every layer's weight, in the order they run.
+    pub(super) sites: Vec<Vec<Site>>,
     /// Knobs.
     pub options: NetworkOptions,
     /// Who may ask to stop.
@@ -81,13 +81,24 @@ pub struct Network<'a> {
     pub bits: Vec<Bits>,
     /// Samples that statistics are taken from.
     pub calibration: Option<Samples>,
-    /// What the layers are to yield at sampled positions: for each layer, for each run.
+    /// What the layers are to yield at sampled positions: for each layer, for each run, for each of
+    /// its nodes.
     pub(super) targets: Targets,
     /// Moments of the original's inputs and outputs: for each layer, for each group.
     pub moments: Vec<Vec<Moments>>,
     /// Metrics of the layers' outputs: for each layer, for each group; empty where all are the
     /// identity.
     pub(super) metrics: Vec<Vec<Option<Metric>>>,
+}
+
+/// A node that applies a layer's weight.
+pub(super) struct Site {
+    /// Its index in the graph.
+    pub node: usize,
+    /// The evaluator's step that computes it.
+    pub step: usize,
+    /// How it applies the weight.
+    pub map: LinearMap,
 }
 
 /// A layer's moments are taken over at least this many rows, where the data have them.
@@ -120,8 +131,9 @@ impl<'a> Network<'a> {
         } else {
             (Evaluator::new(model)?, shapes(model, inputs)?)
         };
-        let (steps, layers): (Vec<usize>, Vec<Layer>) =
-            in_order(&evaluator, layers).into_iter().unzip();
+        let layers: Vec<Layer> =
+            in_order(&evaluator, layers).into_iter().map(|(_, layer)| layer).collect();
+        let sites = layers.iter().map(|layer| sites(&evaluator, layer)).collect();
         let weights = layers.iter().map(|l| l.weight(model)).collect::<Result<_>>()?;
         let extents = layers.iter().map(|l| l.extent(model, &values).unwrap_or_default()).collect();
         let count = layers.len();
@@ -131,7 +143,7 @@ impl<'a> Network<'a> {
             weights,
             extents,
             evaluator,
-            steps,
+            sites,
             options,
             progress: &Silent,
             price: Price::default(),
@@ -171,10 +183,16 @@ impl<'a> Network<'a> {
         // More rows than columns of a very wide layer would make its moments a huge matrix.
         let most = if columns > WIDE { LEAST_ROWS } else { MOST_ROWS };
         let rows = (self.options.rows_per_input * columns).clamp(LEAST_ROWS, most);
+        let looks = samples.max(1) * self.sites[layer].len().max(1);
         Positions {
-            per_sample: rows.div_ceil(samples.max(1)).max(1),
+            per_sample: rows.div_ceil(looks).max(1),
             seed: self.options.seed ^ (layer as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15),
         }
+    }
+
+    /// The step of a layer's first node; past the end for a layer that isn't there.
+    pub(super) fn first_step(&self, layer: usize) -> usize {
+        self.sites.get(layer).and_then(|sites| sites.first()).map_or(usize::MAX, |site| site.step)
     }
 
     /// Empty sums for every group of a layer.
@@ -190,15 +208,16 @@ impl<'a> Network<'a> {
         Ok(moments.into_iter().flatten().collect())
     }
 
+    /// What a layer's node sees, or with `input` false yields, at the given positions of `tensor`.
     pub(super) fn rows(
         &self,
         layer: usize,
+        map: &LinearMap,
         tensor: &Tensor,
         first: u64,
         at: &Positions,
         input: bool,
     ) -> Result<Rows> {
-        let Some(map) = &self.layers[layer].map else { return Ok(Rows::default()) };
         if input { map.input_rows(tensor, first, at) } else { map.output_rows(tensor, first, at) }
             .map_err(|source| self.fault(layer, source))
     }
@@ -252,11 +271,10 @@ impl<'a> Network<'a> {
             .into_par_iter()
             .map(|l| {
                 go_on(self.progress)?;
-                let node = &self.model.graph().node[self.layers[l].node];
                 let fits = self.own_fits(l);
                 LayerOptions::new(
                     &self.layers[l],
-                    node,
+                    &self.model.graph().node,
                     &fits,
                     schemes,
                     rank_multiple.max(1),
@@ -282,16 +300,26 @@ impl<'a> Network<'a> {
     }
 }
 
-/// The layers that have a map, in the order that `evaluator` runs them, with their steps.
+/// The layers that have a map, in the order that `evaluator` runs them, with their first steps.
 #[must_use]
 pub fn in_order(evaluator: &Evaluator, layers: &[Layer]) -> Vec<(usize, Layer)> {
     let mut found: Vec<(usize, Layer)> = layers
         .iter()
         .filter(|layer| layer.map.is_some())
-        .filter_map(|layer| Some((evaluator.step_of(layer.node)?, layer.clone())))
+        .filter_map(|layer| Some((sites(evaluator, layer).first()?.step, layer.clone())))
         .collect();
     found.sort_by_key(|(step, _)| *step);
     found
+}
+
+/// The nodes that apply a layer's weight and are run, in that order.
+fn sites(evaluator: &Evaluator, layer: &Layer) -> Vec<Site> {
+    let site = |(node, map): (usize, &LinearMap)| {
+        Some(Site { node, step: evaluator.step_of(node)?, map: map.clone() })
+    };
+    let mut sites: Vec<Site> = layer.uses().filter_map(site).collect();
+    sites.sort_by_key(|site| site.step);
+    sites
 }
 
 /// A scorer for `samples` against what `original` gives on them, by the labels where there are any

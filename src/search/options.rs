@@ -43,7 +43,7 @@ pub struct LayerOptions {
 }
 
 impl LayerOptions {
-    /// The forms of `layer` under the given fits of its groups.
+    /// The forms of `layer`, of a graph of `nodes`, under the given fits of its groups.
     ///
     /// `at` says where the map is applied, `price` how weights are stored and `bits` what layers may
     /// choose of that; ranks are multiples of `rank_multiple`.
@@ -53,7 +53,7 @@ impl LayerOptions {
     #[allow(clippy::too_many_arguments)]
     pub fn new(
         layer: &Layer,
-        node: &NodeProto,
+        nodes: &[NodeProto],
         fits: &[Fit],
         schemes: &[Scheme],
         rank_multiple: usize,
@@ -69,7 +69,7 @@ impl LayerOptions {
         let energy: f64 = fits.iter().map(|fit| fit.energy).sum();
         let mut options = Vec::new();
         for storage in bits.storages(price, kind(map, None)) {
-            let cost = dense(layer, node, map, stored, price, storage)?;
+            let cost = dense(layer, nodes, map, stored, price, storage)?;
             let rounding = match storage {
                 Some(storage) if bits.vary(price) => {
                     lost(&unfactorized(fits)?, map, fits, storage, price)? / energy.max(LEAST)
@@ -84,7 +84,7 @@ impl LayerOptions {
         for curve in &curves {
             let scheme = curve.scheme;
             let rank_in = (scheme == Scheme::Tucker).then_some(1);
-            let overhead = overhead(layer, node, map, Some(Choice { scheme, rank: 1, rank_in }))?;
+            let overhead = overhead(layer, nodes, map, Some(Choice { scheme, rank: 1, rank_in }))?;
             let choices = curve.choices(map)?;
             let storages = bits.storages(price, kind(map, choices.first().map(|c| c.0)));
             // What rounding costs hardly depends on the rank.
@@ -130,7 +130,7 @@ impl LayerOptions {
         Ok(Self { options, stored, energy, errors })
     }
 
-    /// The forms of a float `layer` from the choices that it has, all of one scheme after another, and their
+    /// The forms of a float `layer`, of a graph of `nodes`, from the choices that it has, all of one scheme after another, and their
     /// squared errors, where its output has this energy; left dense it stays as it is stored. The rest as for
     /// [`LayerOptions::new`].
     ///
@@ -138,7 +138,7 @@ impl LayerOptions {
     /// When a choice is none of this layer's.
     pub fn of_choices(
         layer: &Layer,
-        node: &NodeProto,
+        nodes: &[NodeProto],
         energy: f64,
         choices: &[(Choice, f64)],
         rank_multiple: usize,
@@ -173,7 +173,7 @@ impl LayerOptions {
                 Some((known, bytes)) if known == scheme => bytes,
                 _ => {
                     let rank_in = (scheme == Scheme::Tucker).then_some(1);
-                    overhead(layer, node, map, Some(Choice { scheme, rank: 1, rank_in }))?
+                    overhead(layer, nodes, map, Some(Choice { scheme, rank: 1, rank_in }))?
                 }
             };
             around = Some((scheme, overhead));
@@ -342,14 +342,14 @@ fn stored(layer: &Layer, at: Extent, price: Price, bits: Bits) -> Cost {
 /// What the layer costs with a weight of its own shape, as a refit leaves it.
 fn dense(
     layer: &Layer,
-    node: &NodeProto,
+    nodes: &[NodeProto],
     map: &LinearMap,
     stored: Cost,
     price: Price,
     storage: Option<Storage>,
 ) -> Result<Cost> {
     let params = layer.weight_params + bias(layer, map);
-    let bytes = bytes(layer, map, None, price, storage) + overhead(layer, node, map, None)?;
+    let bytes = bytes(layer, map, None, price, storage) + overhead(layer, nodes, map, None)?;
     Ok(Cost { params, bytes, ..stored })
 }
 
@@ -360,29 +360,31 @@ fn bias(layer: &Layer, map: &LinearMap) -> u64 {
     layer.bias_params.max(outputs as u64)
 }
 
-/// Bytes that new nodes and tensors take beside their elements, less those of the layer's own node
+/// Bytes that new nodes and tensors take beside their elements, less those of the layer's own nodes
 /// and tensors.
 fn overhead(
     layer: &Layer,
-    node: &NodeProto,
+    nodes: &[NodeProto],
     map: &LinearMap,
     choice: Option<Choice>,
 ) -> Result<u64> {
     let mut names = NameAllocator::default();
-    let replacement = replace(layer, node, &Factors::zeros(choice, map), &mut names)?;
+    let made = replace(layer, nodes, &Factors::zeros(choice, map), &mut names)?;
     // Numbers in a header grow with the ranks by a few bytes.
     const SLACK: usize = 12;
-    let nodes: usize = replacement.nodes.iter().map(|n| n.encoded_len() + 4).sum();
-    let tensors: usize = replacement
-        .constants
+    let len = |node: &NodeProto| node.encoded_len() + 4;
+    let new: usize = made.iter().flat_map(|r| &r.nodes).map(len).sum();
+    let tensors: usize = made
         .iter()
+        .flat_map(|r| &r.constants)
         .map(|(name, tensor)| {
             TensorProto::from_tensor(name, tensor).encoded_len() + SLACK - tensor.byte_len()
         })
         .sum();
     let names = layer.weight.len() + map.bias.as_ref().map_or(0, |bias| bias.len() + 12);
-    let own = node.encoded_len() + 4 + names + 12;
-    Ok((nodes + tensors).saturating_sub(own) as u64)
+    let own: usize = layer.uses().map(|(node, _)| len(&nodes[node])).sum();
+    let own = own + names + 12;
+    Ok((new + tensors).saturating_sub(own) as u64)
 }
 
 #[cfg(test)]

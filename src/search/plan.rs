@@ -167,34 +167,46 @@ impl Plan {
         let mut result = model.clone();
         let mut replacements = self.replacements(model)?;
         let graph = result.graph_mut();
+        for (name, tensor) in replacements.iter().flat_map(|(_, r)| &r.constants) {
+            graph::add_initializer(graph, TensorProto::from_tensor(name, tensor));
+        }
         // From the last node on, so that the indices of earlier ones stay.
         replacements.sort_by_key(|(node, _)| std::cmp::Reverse(*node));
         for (node, replacement) in replacements {
-            for (name, tensor) in &replacement.constants {
-                graph::add_initializer(graph, TensorProto::from_tensor(name, tensor));
-            }
             graph::replace_node(graph, node, replacement.nodes)?;
         }
         graph::remove_unused_constants(graph);
         Ok(result)
     }
 
-    /// For each planned layer, in the plan's order, its node's index and what takes its place.
+    /// The planned layers, in the plan's order, as they are found in `model`.
+    ///
+    /// # Errors
+    /// When the model has other layers.
+    pub fn found(&self, model: &Model) -> Result<Vec<Layer>> {
+        let layers = find(model, &Filter::default())?;
+        let planned = self.layers.iter().map(|planned| {
+            let own = |l: &&Layer| l.name == planned.node && l.weight == planned.weight;
+            layers
+                .iter()
+                .find(own)
+                .cloned()
+                .ok_or_else(|| planned.misfit("the model has no such layer"))
+        });
+        planned.collect()
+    }
+
+    /// For each planned layer, in the plan's order, and each of its nodes, the first one before those
+    /// that share its weight, the node's index and what takes its place.
     ///
     /// # Errors
     /// When the plan was made for another model.
     pub fn replacements(&self, model: &Model) -> Result<Vec<(usize, Replacement)>> {
-        let layers = find(model, &Filter::default())?;
+        let layers = self.found(model)?;
         let mut names = NameAllocator::new(model.graph());
         let mut replacements = Vec::new();
-        for planned in &self.layers {
-            let misfit = |reason: &str| Error::Plan {
-                reason: format!("layer `{}` (`{}`): {reason}", planned.node, planned.weight),
-            };
-            let layer = layers
-                .iter()
-                .find(|l| l.name == planned.node && l.weight == planned.weight)
-                .ok_or_else(|| misfit("the model has no such layer"))?;
+        for (planned, layer) in self.layers.iter().zip(&layers) {
+            let misfit = |reason: &str| planned.misfit(reason);
             let map = layer.map.as_ref().ok_or_else(|| misfit("it can't be factorized"))?;
             if layer.shape != planned.shape || checksum(model, &layer.weight)? != planned.checksum {
                 return Err(misfit("its weight is another one: the plan is for another model"));
@@ -219,12 +231,13 @@ impl Plan {
             if !fits(&factors) {
                 return Err(misfit("its factors have shapes that don't fit"));
             }
-            let node = &model.graph().node[layer.node];
-            let mut replacement = replace(layer, node, &factors, &mut names)?;
-            if model.opset("").is_some_and(|version| version < 11) {
-                replacement.complete_gemm(&mut names);
+            let made = replace(layer, &model.graph().node, &factors, &mut names)?;
+            for ((node, _), mut replacement) in layer.uses().zip(made) {
+                if model.opset("").is_some_and(|version| version < 11) {
+                    replacement.complete_gemm(&mut names);
+                }
+                replacements.push((node, replacement));
             }
-            replacements.push((layer.node, replacement));
         }
         Ok(replacements)
     }
@@ -248,6 +261,10 @@ impl PlanLayer {
             groups,
             bias: encode(factors.bias.iter()),
         })
+    }
+
+    fn misfit(&self, reason: &str) -> Error {
+        Error::Plan { reason: format!("layer `{}` (`{}`): {reason}", self.node, self.weight) }
     }
 
     fn factors(&self) -> Result<Factors> {

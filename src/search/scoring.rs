@@ -31,7 +31,7 @@ impl Network<'_> {
         effort: &mut Effort,
     ) -> Result<Score> {
         let evaluator = &network.evaluator;
-        let step = self.steps.get(first).copied().unwrap_or(usize::MAX);
+        let step = self.first_step(first);
         let room = snapshots.room() / samples.runs().max(1);
         let known = &*snapshots;
         let (begin, end) = (runs.start, runs.end.min(samples.runs()));

@@ -1,10 +1,11 @@
 //! The compressed network for an allocation, refitted layer by layer.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::network::{Network, Statistics, by_name, lanes};
+use super::network::{Network, Site, Statistics, by_name, lanes};
 use super::options::rounded;
 use super::samples::Samples;
 use super::snapshots::Snapshots;
@@ -14,9 +15,10 @@ use crate::eval::moments::{Moments, Sums};
 use crate::eval::{Evaluator, State};
 use crate::factorize::{Choice, Factors, Fit, curves, replace};
 use crate::graph::NameAllocator;
-use crate::layer::Rows;
+use crate::layer::{Positions, Rows};
 use crate::progress::go_on;
 use crate::quantize::Storage;
+use crate::tensor::Tensor;
 
 /// Bytes that the states of all calibration runs may take together.
 const LIVE_BYTES: usize = 512 << 20;
@@ -216,6 +218,9 @@ impl Network<'_> {
     /// targets, from which what will be added to its output is subtracted: so a layer makes up for
     /// the errors of the branch it is added to (He, Zhang and Sun 2017, section 3.3).
     ///
+    /// A layer of several nodes has one weight for all of them: what the later ones see is taken with
+    /// the layer and those after it as they are in the original.
+    ///
     /// `states` move on to that layer where they fit into memory there; else they stay, and what
     /// lies between is run again for the next layer.
     fn moments_before(
@@ -225,9 +230,8 @@ impl Network<'_> {
         samples: &Samples,
         states: &mut [State],
     ) -> Result<Vec<Moments>> {
-        let step = self.steps[l];
         let positions = self.positions(l, samples.len());
-        let data = self.layers[l].map.as_ref().map_or(0, |m| m.data_input());
+        let ahead = if self.sites[l].len() > 1 { Some(self.ahead(l, evaluator)) } else { None };
         let mut rest = states;
         let mut parts = Vec::new();
         for lane in lanes(samples.runs()) {
@@ -242,24 +246,21 @@ impl Network<'_> {
                 for (run, kept) in runs.zip(states) {
                     go_on(self.progress)?;
                     let mut state = kept.clone();
-                    evaluator.advance(&mut state, step)?;
-                    let state = &state;
-                    let range = samples.range(run);
-                    let first = range.start as u64;
-                    let x = evaluator.step_input(state, step, data).ok_or_else(|| self.lost(l))?;
-                    let x = super::network::cut(&x, range.len());
-                    let x = self.rows(l, &x, first, &positions, true)?;
-                    let mut t = self.targets.get(l, run)?;
-                    if let Some(added) = evaluator.step_residual(state, step) {
-                        let added = super::network::cut(&added, range.len());
-                        let added = self.rows(l, &added, first, &positions, false)?;
-                        subtract(&mut t, &added);
-                    }
-                    for (sums, (x, t)) in sums.iter_mut().zip(x.groups.iter().zip(&t.groups)) {
-                        sums.add(x, t).map_err(|source| self.fault(l, source))?;
-                    }
-                    if state.byte_len() <= LIVE_BYTES / samples.runs().max(1) {
-                        *kept = state.clone();
+                    for (at, site) in self.sites[l].iter().enumerate() {
+                        let evaluator = ahead.as_ref().unwrap_or(evaluator);
+                        evaluator.advance(&mut state, site.step)?;
+                        let range = samples.range(run);
+                        let seen = self.seen(l, at, evaluator, &state, range, &positions)?;
+                        let (x, mut t) = (seen.0, self.targets.get(l, run, at)?);
+                        if let Some(added) = seen.1 {
+                            subtract(&mut t, &added);
+                        }
+                        for (sums, (x, t)) in sums.iter_mut().zip(x.groups.iter().zip(&t.groups)) {
+                            sums.add(x, t).map_err(|source| self.fault(l, source))?;
+                        }
+                        if at == 0 && state.byte_len() <= LIVE_BYTES / samples.runs().max(1) {
+                            *kept = state.clone();
+                        }
                     }
                 }
                 Ok(sums)
@@ -272,6 +273,35 @@ impl Network<'_> {
             }
         }
         self.moments_of(l, total)
+    }
+
+    /// What the `at`-th node of a layer sees before it runs, and what will be added to what it yields.
+    fn seen(
+        &self,
+        l: usize,
+        at: usize,
+        evaluator: &Evaluator,
+        state: &State,
+        samples: Range<usize>,
+        positions: &Positions,
+    ) -> Result<(Rows, Option<Rows>)> {
+        let Site { step, map, .. } = &self.sites[l][at];
+        let rows = |tensor: &Tensor, input: bool| {
+            let tensor = super::network::cut(tensor, samples.len());
+            self.rows(l, map, &tensor, samples.start as u64, positions, input)
+        };
+        let x = evaluator.step_input(state, *step, map.data_input()).ok_or_else(|| self.lost(l))?;
+        let added = evaluator.step_residual(state, *step);
+        Ok((rows(&x, true)?, added.map(|added| rows(&added, false)).transpose()?))
+    }
+
+    /// An evaluator whose layers are the original's from `l` on.
+    fn ahead(&self, l: usize, evaluator: &Evaluator) -> Evaluator {
+        let mut ahead = evaluator.clone();
+        for site in self.sites[l..].iter().flatten() {
+            ahead.restore(site.step, &self.evaluator);
+        }
+        ahead
     }
 
     /// The fits of a layer's groups to its targets on the inputs it will see.
@@ -314,27 +344,36 @@ impl Network<'_> {
     }
 
     fn install(&self, network: &mut Compressed, l: usize, factors: Option<Factors>) -> Result<()> {
-        let step = self.steps[l];
-        match &factors {
-            None => network.evaluator.restore(step, &self.evaluator),
-            Some(factors) => {
-                let node = &self.model.graph().node[self.layers[l].node];
-                let mut names = NameAllocator::default();
-                for name in node.input.iter().chain(&node.output) {
-                    names.fresh(name);
-                }
-                let rounded =
-                    network.taken[l].rounded.map(|storage| rounded(factors, storage, self.price));
-                let seen = rounded.as_ref().unwrap_or(factors);
-                let replacement = replace(&self.layers[l], node, seen, &mut names)?;
-                network.evaluator.replace(
-                    step,
-                    &replacement.nodes,
-                    &by_name(&replacement.constants),
-                    node,
-                    &self.model.proto.opset_import,
-                )?;
+        let Some(made) = &factors else {
+            for site in &self.sites[l] {
+                network.evaluator.restore(site.step, &self.evaluator);
             }
+            network.factors[l] = None;
+            return Ok(());
+        };
+        let nodes = &self.model.graph().node;
+        let mut names = NameAllocator::default();
+        for (node, _) in self.layers[l].uses() {
+            for name in nodes[node].input.iter().chain(&nodes[node].output) {
+                names.fresh(name);
+            }
+        }
+        let rounded = network.taken[l].rounded.map(|storage| rounded(made, storage, self.price));
+        let seen = rounded.as_ref().unwrap_or(made);
+        let replacements = replace(&self.layers[l], nodes, seen, &mut names)?;
+        let constants: Vec<_> = replacements.iter().flat_map(|r| r.constants.clone()).collect();
+        let constants = by_name(&constants);
+        for ((node, _), replacement) in self.layers[l].uses().zip(&replacements) {
+            let site = self.sites[l].iter().find(|site| site.node == node);
+            let Some(Site { step, .. }) = site else { continue };
+            let opsets = &self.model.proto.opset_import;
+            network.evaluator.replace(
+                *step,
+                &replacement.nodes,
+                &constants,
+                &nodes[node],
+                opsets,
+            )?;
         }
         network.factors[l] = factors;
         Ok(())

@@ -9,14 +9,14 @@ use crate::onnx::Spill;
 /// Bytes of all rows together above which they wait in a file.
 const HELD_BYTES: usize = 128 << 20;
 
-/// Rows by layer and run.
+/// Rows by layer, run and node of the layer.
 #[derive(Default)]
 pub(super) struct Targets {
     spill: Option<Mutex<Spill>>,
-    layers: Vec<Vec<Kept>>,
+    layers: Vec<Vec<Vec<Kept>>>,
 }
 
-/// The rows of one run.
+/// The rows of one node in one run.
 pub(super) enum Kept {
     Held(Rows),
     /// Where in the file they begin, and the elements of each group.
@@ -31,7 +31,7 @@ impl Targets {
         Self { spill: spill.map(Mutex::new), layers }
     }
 
-    /// Puts away the rows of a run.
+    /// Puts away the rows of a node in a run.
     pub fn keep(&self, rows: Rows) -> Kept {
         let Some(spill) = &self.spill else { return Kept::Held(rows) };
         let elements = rows.groups.iter().flatten();
@@ -47,16 +47,16 @@ impl Targets {
     }
 
     /// Adds runs to those of a layer, in their order.
-    pub fn extend(&mut self, layer: usize, runs: Vec<Kept>) {
+    pub fn extend(&mut self, layer: usize, runs: Vec<Vec<Kept>>) {
         self.layers[layer].extend(runs);
     }
 
-    /// The rows of a run.
+    /// The rows of a run at a layer's node.
     ///
     /// # Errors
     /// When the file can't be read.
-    pub fn get(&self, layer: usize, run: usize) -> Result<Rows> {
-        let (offset, lengths) = match (&self.layers[layer][run], &self.spill) {
+    pub fn get(&self, layer: usize, run: usize, node: usize) -> Result<Rows> {
+        let (offset, lengths) = match (&self.layers[layer][run][node], &self.spill) {
             (Kept::Held(rows), _) => return Ok(rows.clone()),
             (Kept::Stored(..), None) => return Ok(Rows::default()),
             (Kept::Stored(offset, lengths), Some(_)) => (*offset, lengths),
@@ -87,9 +87,9 @@ mod tests {
             let kept: Vec<Kept> = [3, 0, 40_000].map(|n| targets.keep(rows(n))).into();
             let stored = kept.iter().all(|kept| matches!(kept, Kept::Stored(..)));
             assert_eq!(stored, bytes > 0);
-            targets.extend(1, kept);
-            for (run, n) in [3, 0, 40_000].into_iter().enumerate() {
-                assert_eq!(targets.get(1, run).unwrap().groups, rows(n).groups);
+            targets.extend(1, vec![kept]);
+            for (node, n) in [3, 0, 40_000].into_iter().enumerate() {
+                assert_eq!(targets.get(1, 0, node).unwrap().groups, rows(n).groups);
             }
         }
     }

@@ -20,6 +20,12 @@ use crate::progress::Progress;
 /// depend on the number of threads.
 const LANES: usize = 8;
 
+/// Share of the time of a training that time ends which checks may take, but for the least number of them.
+const CHECK_SHARE: f64 = 0.1;
+
+/// Checks of a training that time ends, at least.
+const LEAST_CHECKS: f64 = 4.0;
+
 /// Times that a training goes back to its best state and on at half the rate before it gives up.
 const RETRIES: usize = 4;
 
@@ -38,7 +44,7 @@ pub struct Recipe {
     pub decay: f64,
     /// The largest norm of a step's gradient, a mean over samples.
     pub clip: f64,
-    /// How many times the state is scored.
+    /// How many times the state is scored, at most; fewer where time ends the training soon.
     pub checks: usize,
     /// Checks without a better score after which training ends.
     pub patience: usize,
@@ -90,6 +96,9 @@ pub struct State {
     idle: usize,
     /// Seconds spent.
     seconds: f64,
+    /// Seconds that the first check took.
+    #[serde(default)]
+    check_seconds: f64,
     /// What was done so far.
     pub history: History,
 }
@@ -161,7 +170,9 @@ pub fn descend(
     let mut state = match state {
         Some(state) => state,
         None => {
+            let clock = Instant::now();
             let first = (descent.score)(parameters)?;
+            let check_seconds = clock.elapsed().as_secs_f64();
             let values = values(parameters);
             let (scores, best) = (vec![first], Some(first));
             let history = History { scores, at: vec![0], best, ..History::default() };
@@ -174,6 +185,7 @@ pub fn descend(
                 share: 1.0,
                 idle: 0,
                 seconds: 0.0,
+                check_seconds,
                 history,
             }
         }
@@ -185,7 +197,11 @@ pub fn descend(
     let (mut sum, mut since) = (0.0, 0usize);
     let mut ended = samples.is_empty() || total == 0;
     // Where time ends the training, checks are spread over time: steps say little then.
-    let slot = |spent: f64| (spent * recipe.checks as f64) as usize;
+    let slots = recipe.time.map_or(0.0, |time| {
+        let most = CHECK_SHARE * time.as_secs_f64() / state.check_seconds.max(1e-9);
+        most.clamp(LEAST_CHECKS, (recipe.checks as f64).max(LEAST_CHECKS))
+    });
+    let slot = |spent: f64| (spent * slots) as usize;
     let mut checked = None;
     while !ended && state.idle < recipe.patience.max(1) {
         if progress.interrupted() {
@@ -233,9 +249,11 @@ pub fn descend(
             state.history.at.push(step);
             let held = score.held;
             progress.step(step as u64, &format!("loss {loss:.4}, score {held:.4}"));
+            let fitted = score
+                .fitted
+                .map_or_else(String::new, |fitted| format!(", on those trained on {fitted:.5}"));
             log::info!(target: "tune",
-                "step {step} of {total}: loss {loss:.4}, on samples held back {held:.5}, on those \
-                 trained on {:.5}", score.fitted.unwrap_or(f64::NAN));
+                "step {step} of {total}: loss {loss:.4}, on samples held back {held:.5}{fitted}");
             failed = !score.is_finite();
             if state.judge(&score, parameters, descent.known) {
                 state.idle = 0;

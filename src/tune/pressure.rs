@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::{Parameter, StableRank};
 use crate::error::{Error, Result};
 use crate::factorize::{Choice, Scheme};
-use crate::layer::{Form, Layer};
+use crate::layer::{Form, Layer, LinearMap};
 use crate::linalg::Matrix;
 
 /// Steps between two decompositions of a weight: the singular vectors turn slowly.
@@ -187,6 +187,9 @@ fn gather(parameter: &Parameter, shape: (usize, usize), places: &[u32]) -> Resul
 /// which the decomposition is over.
 fn unfoldings(layer: &Layer, choice: Choice) -> Vec<(Scheme, usize, (usize, usize), Vec<u32>)> {
     let Some(map) = &layer.map else { return Vec::new() };
+    if map.is_transposed() {
+        return transposed(map, choice);
+    }
     let (rows, columns, kernel) = (map.rows, map.columns, map.kernel_len());
     let inputs = columns / kernel.max(1);
     // Every scheme's matrix as extents of [output, input, kernel row, kernel column] on either side.
@@ -249,6 +252,31 @@ fn unfoldings(layer: &Layer, choice: Choice) -> Vec<(Scheme, usize, (usize, usiz
                 if shape.0 > shape.1 { turned(shape, &places) } else { (shape, places) };
             found.push((scheme, rank, shape, places));
         }
+    }
+    found
+}
+
+/// The same of a transposed convolution, which is stored `[inputs, outputs, kernel]`.
+fn transposed(map: &LinearMap, choice: Choice) -> Vec<(Scheme, usize, (usize, usize), Vec<u32>)> {
+    let (inputs, spread) = (map.columns, map.spread());
+    let outputs = map.rows / spread;
+    let mut found = Vec::new();
+    for group in 0..map.groups {
+        let base = group * map.rows * inputs;
+        let (shape, places): ((usize, usize), Vec<u32>) = match choice.scheme {
+            Scheme::ChannelOut => {
+                let place =
+                    |o: usize, i: usize, k: usize| (base + (i * outputs + o) * spread + k) as u32;
+                let places = (0..outputs).flat_map(|o| {
+                    (0..inputs).flat_map(move |i| (0..spread).map(move |k| place(o, i, k)))
+                });
+                ((outputs, inputs * spread), places.collect())
+            }
+            _ => ((inputs, map.rows), (base as u32..(base + map.rows * inputs) as u32).collect()),
+        };
+        let (shape, places) =
+            if shape.0 > shape.1 { turned(shape, &places) } else { (shape, places) };
+        found.push((choice.scheme, choice.rank, shape, places));
     }
     found
 }

@@ -30,7 +30,7 @@ pub struct LatencyTable {
     pub machine: String,
     /// In what.
     pub runtime: String,
-    /// Nanoseconds of whole models, by a hash of their nodes and the shapes of their inputs.
+    /// Nanoseconds of whole models, by a hash of their operators and shapes.
     pub models: BTreeMap<String, f64>,
     /// Times of layers, by shape and scheme.
     pub layers: BTreeMap<String, Vec<Point>>,

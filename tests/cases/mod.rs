@@ -1,4 +1,4 @@
-//! The cases of `fixtures/operator_cases.tar.gz`.
+//! The cases of `fixtures/operator_cases.tar.gz` and others of that form.
 
 #![allow(dead_code, reason = "every test uses a part")]
 
@@ -56,7 +56,12 @@ impl Case {
 
 /// All cases, by name.
 pub fn cases() -> Vec<Case> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/operator_cases.tar.gz");
+    cases_of("operator_cases.tar.gz")
+}
+
+/// The cases of an archive in `fixtures`, by name.
+pub fn cases_of(archive: &str) -> Vec<Case> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(archive);
     let packed = flate2::read::GzDecoder::new(File::open(path).unwrap());
     let mut folders: BTreeMap<String, BTreeMap<String, Vec<u8>>> = BTreeMap::new();
     for entry in tar::Archive::new(packed).entries().unwrap() {

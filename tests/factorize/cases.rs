@@ -57,6 +57,24 @@ impl Case {
         Self::new(Form::Conv(attributes), groups, rows, columns)
     }
 
+    /// A transposed convolution of `channels` inputs and `outputs` outputs in each group.
+    pub fn transposed(groups: usize, outputs: usize, channels: usize, kernel: &[usize]) -> Self {
+        let axes = kernel.len();
+        let attributes = ConvAttributes {
+            kernel: kernel.to_vec(),
+            strides: vec![2; axes],
+            dilations: vec![1; axes],
+            groups,
+            padding: Padding::Explicit { begin: vec![0; axes], end: vec![0; axes] },
+        };
+        let form = Form::ConvTranspose { attributes, output_padding: Vec::new() };
+        let rows = outputs * kernel.iter().product::<usize>();
+        let case = Self::new(form, groups, rows, channels);
+        // The bias stays with the node.
+        let map = LinearMap { bias: None, ..case.map };
+        Self { map, bias: vec![0.0; groups * rows], ..case }
+    }
+
     /// A matrix product.
     pub fn matrix(form: Form, rows: usize, columns: usize) -> Self {
         Self::new(form, 1, rows, columns)

@@ -9,3 +9,4 @@ mod errors;
 mod exact;
 mod moments;
 mod optimum;
+mod transposed;

@@ -1,47 +1,22 @@
 //! Files with bytes flipped, cut, doubled and spliced: an error or a result, never a panic, and never
-//! more memory than the file accounts for. Seeded; more with `ONNX_BSR_HOSTILE_SECONDS`.
+//! more memory than the file accounts for. Seeded; more with `ONNX_BSR_HOSTILE_SECONDS`,
+//! and guided by coverage in `fuzz/`.
 
 #![allow(clippy::unwrap_used, reason = "a test or an example may panic")]
 
-use std::alloc::{GlobalAlloc, Layout, System};
+mod disk;
+mod exercise;
+mod huge;
+mod watched;
+
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use onnx_bsr::dataset::{Dataset, Preprocess};
-use onnx_bsr::eval::Evaluator;
-use onnx_bsr::graph::{self, InputSpec};
-use onnx_bsr::layer::{Filter, find, prepare};
-use onnx_bsr::onnx::Model;
-use onnx_bsr::quantize::{self, Form, Settings};
-use onnx_bsr::search::Plan;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// The largest single allocation that was asked for.
-static LARGEST: AtomicUsize = AtomicUsize::new(0);
-
-struct Watched;
-
-// SAFETY: every call is handed to the system's allocator as it is.
-unsafe impl GlobalAlloc for Watched {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        LARGEST.fetch_max(layout.size(), Ordering::Relaxed);
-        // SAFETY: as the caller promises.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as the caller promises.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Watched = Watched;
-
-/// One allocation may be so large: dense forms of sparse tensors are at most 2^27 floats.
-const MOST: usize = 600 << 20;
+use exercise::planned;
+use watched::watched;
 
 fn seconds() -> Duration {
     let asked = std::env::var("ONNX_BSR_HOSTILE_SECONDS").ok().and_then(|s| s.parse().ok());
@@ -49,12 +24,15 @@ fn seconds() -> Duration {
 }
 
 fn fixtures(folder: &str, extension: &str) -> Vec<(PathBuf, Vec<u8>)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
-    let mut paths: Vec<PathBuf> = std::fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|e| e == extension))
-        .collect();
+    let mut found = files(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder));
+    found.retain(|(path, _)| path.extension().is_some_and(|e| e == extension));
+    found
+}
+
+/// The files of a folder with their contents, in order of their names.
+fn files(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut paths: Vec<PathBuf> = entries.filter(|path| path.is_file()).collect();
     paths.sort();
     paths.into_iter().map(|path| (path.clone(), std::fs::read(path).unwrap())).collect()
 }
@@ -102,31 +80,6 @@ fn damaged(bytes: &[u8], others: &[(PathBuf, Vec<u8>)], random: &mut ChaCha8Rng)
     bytes
 }
 
-/// Does with a model whatever doesn't take long.
-fn exercise_model(bytes: Vec<u8>) -> bool {
-    let Ok(mut model) = Model::from_bytes(bytes) else { return false };
-    let _ = find(&model, &Filter::default());
-    let _ = graph::inputs(&model);
-    if prepare(&mut model).is_err() {
-        return true;
-    }
-    let encoded = model.to_bytes().unwrap();
-    assert!(Model::from_bytes(encoded).is_ok(), "preparing made an invalid model");
-    if let Ok(layers) = find(&model, &Filter::default()) {
-        for layer in layers.iter().filter(|layer| layer.map.is_some()) {
-            let _ = layer.weight(&model);
-        }
-    }
-    let _ = quantize::params(&model);
-    let _ = Evaluator::new(&model);
-    let _ = Evaluator::never_run(&model);
-    let settings = Settings { form: Form::Int8, ..Settings::default() };
-    if let Ok((quantization, _)) = quantize::quantize(&model, &settings, None) {
-        let _ = quantization.apply(&model);
-    }
-    true
-}
-
 #[test]
 fn damaged_files_are_errors_or_results() {
     let small = |all: Vec<(PathBuf, Vec<u8>)>| -> Vec<_> {
@@ -138,15 +91,14 @@ fn damaged_files_are_errors_or_results() {
         .collect();
     assert!(models.len() > 18);
     let mut random = ChaCha8Rng::seed_from_u64(1);
+    let folder = tempfile::tempdir().unwrap();
     let (mut read, mut tried) = (0, 0);
     let begin = Instant::now();
     while begin.elapsed() < seconds() {
-        let (path, bytes) = &models[tried % models.len()];
-        LARGEST.store(0, Ordering::Relaxed);
-        let damaged = damaged(bytes, &models, &mut random);
-        read += usize::from(exercise_model(damaged));
-        let largest = LARGEST.load(Ordering::Relaxed);
-        assert!(largest < MOST, "{}: {largest} bytes at once", path.display());
+        let damaged = damaged(&models[tried % models.len()].1, &models, &mut random);
+        let of_file = watched(|| exercise::model(&damaged, folder.path()));
+        let of_graph = watched(|| exercise::graph(damaged));
+        read += usize::from(of_file || of_graph);
         tried += 1;
     }
     println!("{tried} models, {read} of them could be read");
@@ -156,28 +108,11 @@ fn damaged_files_are_errors_or_results() {
         .flat_map(|(folder, extension)| fixtures(folder, extension))
         .chain(idx())
         .collect();
-    let folder = tempfile::tempdir().unwrap();
     let begin = Instant::now();
     let mut tried = 0;
     while begin.elapsed() < seconds() {
-        let (path, bytes) = &data[tried % data.len()];
-        LARGEST.store(0, Ordering::Relaxed);
-        let target = folder.path().join(path.file_name().unwrap());
-        std::fs::write(&target, damaged(bytes, &data, &mut random)).unwrap();
-        for shape in [vec![None, Some(4)], vec![None, Some(2), Some(2)], vec![None; 3]] {
-            let spec = InputSpec {
-                name: "x".to_owned(),
-                data_type: onnx_bsr::tensor::DataType::F32,
-                shape,
-            };
-            if let Ok(data) = Dataset::open(&target, &[spec], None, &Preprocess::default())
-                && !data.is_empty()
-            {
-                let _ = data.batch(&[0, data.len() - 1]);
-            }
-        }
-        let largest = LARGEST.load(Ordering::Relaxed);
-        assert!(largest < MOST, "{}: {largest} bytes at once", path.display());
+        let damaged = damaged(&data[tried % data.len()].1, &data, &mut random);
+        watched(|| exercise::data(&damaged, folder.path()));
         tried += 1;
     }
     println!("{tried} data files");
@@ -203,8 +138,7 @@ fn damaged_plans_are_errors_or_results() {
         .output()
         .unwrap();
     assert!(status.status.success(), "{}", String::from_utf8_lossy(&status.stderr));
-    let mut model = Model::read(&path).unwrap();
-    prepare(&mut model).unwrap();
+    let model = planned();
     let bytes = std::fs::read(&plan).unwrap();
     let others = [(plan.clone(), bytes.clone())];
     let mut random = ChaCha8Rng::seed_from_u64(2);
@@ -213,13 +147,37 @@ fn damaged_plans_are_errors_or_results() {
     while begin.elapsed() < seconds() {
         let text = String::from_utf8_lossy(&damaged(&bytes, &others, &mut random)).into_owned();
         tried += 1;
-        let Ok(plan) = Plan::parse(&text) else { continue };
-        parsed += 1;
-        let Ok(mut result) = plan.apply(&model) else { continue };
-        let _ = plan.set_trained(&mut result);
-        if let Some(quantization) = &plan.quantization {
-            let _ = quantization.apply(&result);
-        }
+        parsed += usize::from(watched(|| exercise::plan(&text, &model)));
     }
     println!("{tried} plans, {parsed} of them could be read");
+}
+
+/// Inputs that once were a panic, an allocation without bounds or a run without end.
+#[test]
+fn past_findings_stay_fixed() {
+    let folder = tempfile::tempdir().unwrap();
+    let findings = |target: &str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/hostile").join(target);
+        if path.is_dir() { files(&path) } else { Vec::new() }
+    };
+    let limit = Duration::from_secs(20);
+    let timed = |path: &Path, work: &dyn Fn()| {
+        let begin = Instant::now();
+        watched(work);
+        assert!(begin.elapsed() < limit, "{}: {:?}", path.display(), begin.elapsed());
+    };
+    for (path, bytes) in findings("model") {
+        timed(&path, &|| _ = exercise::model(&bytes, folder.path()));
+    }
+    for (path, bytes) in findings("graph") {
+        timed(&path, &|| _ = exercise::graph(bytes.clone()));
+    }
+    for (path, bytes) in findings("data") {
+        timed(&path, &|| exercise::data(&bytes, folder.path()));
+    }
+    let model = planned();
+    for (path, bytes) in findings("plan") {
+        let text = String::from_utf8_lossy(&bytes);
+        timed(&path, &|| _ = exercise::plan(&text, &model));
+    }
 }

@@ -32,7 +32,7 @@ fn grouped_convolutions() {
 
 #[test]
 fn matrix_products() {
-    run("matmul", &[(Scheme::Matrix, 9)]);
+    run("matmul", &[(Scheme::Matrix, 10)]);
 }
 
 #[test]

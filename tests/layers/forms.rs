@@ -64,6 +64,59 @@ fn convolutions_with_every_attribute() {
     }
 }
 
+fn transposed(
+    x: &[usize],
+    weight: &[usize],
+    outputs: usize,
+    attributes: &[AttributeProto],
+) -> Model {
+    let mut b = Builder::new(x);
+    b.weight("w", weight);
+    b.weight("b", &[outputs]);
+    b.node("ConvTranspose", &["x", "w", "b"], "y", attributes);
+    b.finish(&["y"])
+}
+
+/// One transposed convolution each, with the number of schemes that apply.
+pub fn transposed_convolutions() -> Vec<(Model, usize)> {
+    let (strides, dilations) = (|v: &[i64]| ints("strides", v), |v: &[i64]| ints("dilations", v));
+    let (pads, added) = (|v: &[i64]| ints("pads", v), |v: &[i64]| ints("output_padding", v));
+    vec![
+        (transposed(&[2, 9, 6, 5], &[9, 7, 2, 2], 7, &[strides(&[2, 2])]), 2),
+        (transposed(&[2, 9, 11], &[9, 7, 3], 7, &[strides(&[3]), pads(&[1, 0])]), 2),
+        (
+            transposed(
+                &[1, 8, 6, 5],
+                &[8, 6, 3, 3],
+                6,
+                &[strides(&[2, 2]), pads(&[1; 4]), added(&[1, 1])],
+            ),
+            2,
+        ),
+        (
+            transposed(
+                &[1, 8, 6, 5],
+                &[8, 5, 3, 2],
+                5,
+                &[strides(&[1, 2]), dilations(&[2, 1]), added(&[0, 1])],
+            ),
+            2,
+        ),
+        (transposed(&[2, 12, 5, 4], &[12, 5, 2, 3], 15, &[int("group", 3), strides(&[2, 1])]), 2),
+        (transposed(&[1, 6, 3, 4, 3], &[6, 5, 2, 1, 2], 5, &[strides(&[2, 1, 2])]), 2),
+        (transposed(&[1, 9, 6, 5], &[9, 8, 1, 1], 8, &[strides(&[2, 2]), added(&[1, 0])]), 1),
+    ]
+}
+
+#[test]
+fn transposed_convolutions_with_every_attribute() {
+    for (model, schemes) in transposed_convolutions() {
+        let layer = &layers(&model)[0];
+        let name = format!("{:?}, {:?}", layer.shape, model.graph().node[0].attribute);
+        assert_eq!(check(&name, &model, &inputs(&model)).len(), schemes, "{name}");
+    }
+}
+
 #[test]
 fn gemm_in_every_form() {
     // Shape of C, or none; whether it stays apart from the map when the weight is on the right.

@@ -10,5 +10,6 @@ mod forms;
 mod models;
 mod plans;
 mod rows;
+mod shared;
 mod skipped;
 mod written;

@@ -6,7 +6,7 @@ use onnx_bsr::layer::{Layer, Positions};
 use onnx_bsr::onnx::Model;
 use onnx_bsr::tensor::Tensor;
 
-use super::forms::convolutions;
+use super::forms::{convolutions, transposed_convolutions};
 use super::written::{arrays, fixture, layers};
 
 /// Number of the first sample of a batch.
@@ -74,6 +74,38 @@ fn convolutions_with_every_attribute() {
         let specs = onnx_bsr::graph::inputs(&model).unwrap();
         let inputs = onnx_bsr::validate::random_inputs(&specs, &[], 3).unwrap();
         check_all("a convolution", &model, inputs);
+    }
+}
+
+/// What a transposed convolution yields for its input's elements adds up to its output, where what is
+/// yielded for one is not where others yield too.
+#[test]
+fn transposed_convolutions_without_overlap() {
+    for (at, (model, _)) in transposed_convolutions().into_iter().enumerate() {
+        let layer = &layers(&model)[0];
+        let map = layer.map.as_ref().unwrap();
+        let specs = onnx_bsr::graph::inputs(&model).unwrap();
+        let x = onnx_bsr::validate::random_inputs(&specs, &[], 3).unwrap();
+        let y = Evaluator::new(&model).unwrap().run(x.clone()).unwrap().remove(0);
+        let positions = Positions { per_sample: usize::MAX, seed: 1 };
+        let seen = map.input_rows(&x[0], FIRST, &positions).unwrap();
+        let yielded = map.output_rows(&y, FIRST, &positions).unwrap();
+        let weight = layer.weight(&model).unwrap();
+        let bias = onnx_bsr::graph::constant_tensor(&model, "b").unwrap().unwrap().to_f64_vec();
+        for (g, (x, y)) in seen.groups.iter().zip(&yielded.groups).enumerate() {
+            assert_eq!(x.len() / map.columns, y.len() / map.rows, "case {at}");
+            // Kernels no larger than their strides, without padding.
+            if ![0, 5, 6].contains(&at) {
+                continue;
+            }
+            for (x, y) in x.chunks(map.columns).zip(y.chunks(map.rows)) {
+                let made = weight.groups[g].dot(&ArrayView1::from(x).mapv(f64::from));
+                for (row, (made, y)) in made.iter().zip(y).enumerate() {
+                    let made = made + bias[g * map.rows / map.spread() + row / map.spread()];
+                    assert!((made - f64::from(*y)).abs() < 1e-4, "case {at}: {made}, not {y}");
+                }
+            }
+        }
     }
 }
 

@@ -45,20 +45,39 @@ fn depthwise_convolutions() {
     assert_skipped(&skipped, &[("plain", "depthwise"), ("y", "depthwise")]);
 }
 
+/// Weights that nodes read in different ways can't have the same factors in all of them.
 #[test]
 fn shared_weights() {
-    let skipped = reasons(&[4, 16], |b| {
+    let skipped = reasons(&[16, 16], |b| {
         b.weight("w", &[16, 16]);
         b.node("MatMul", &["x", "w"], "first", &[]);
-        b.node("MatMul", &["first", "w"], "y", &[]);
+        b.node("Gemm", &["first", "w"], "y", &[int("transB", 1)]);
     });
-    assert_skipped(&skipped, &[("first", "shared"), ("y", "shared")]);
+    let wanted = [("first", "shared with Gemm `y`"), ("y", "shared with MatMul `first`")];
+    assert_skipped(&skipped, &wanted);
+    let skipped = reasons(&[16, 16], |b| {
+        b.weight("w", &[16, 16]);
+        b.node("MatMul", &["x", "w"], "first", &[]);
+        b.node("MatMul", &["w", "first"], "y", &[]);
+    });
+    let wanted = [("first", "shared with MatMul `y`"), ("y", "shared with MatMul `first`")];
+    assert_skipped(&skipped, &wanted);
     // One node that reads a weight twice shares it with itself.
     let skipped = reasons(&[16, 16], |b| {
         b.weight("w", &[16, 16]);
         b.node("Gemm", &["x", "w", "w"], "y", &[]);
     });
     assert!(skipped.iter().all(|(_, reason)| reason.contains("shared")), "{skipped:?}");
+    // Factors come with one bias.
+    let skipped = reasons(&[4, 16], |b| {
+        b.weight("w", &[16, 16]);
+        b.weight("b", &[16]);
+        b.weight("c", &[16]);
+        b.node("Gemm", &["x", "w", "b"], "first", &[]);
+        b.node("Gemm", &["first", "w", "c"], "y", &[]);
+    });
+    let wanted = [("first", "shared with Gemm `y`"), ("y", "shared with Gemm `first`")];
+    assert_skipped(&skipped, &wanted);
 }
 
 /// A weight that is also an output of the model has to stay.

@@ -17,7 +17,6 @@ use std::mem::MaybeUninit;
 use super::interleave::interleave;
 use super::{Clamp, ConvShape, PackedConv, Spatial, tile};
 use crate::kernels::lanes::Isa;
-use lanes::most_tiles;
 
 /// Outputs along one side of a tile.
 const SIDE: usize = 4;
@@ -106,7 +105,8 @@ impl Geometry {
             (channels.next_multiple_of(lanes), outputs.next_multiple_of(lanes));
         let output = [output[1], output[2]];
         let tiles = output.map(|extent| extent.div_ceil(SIDE));
-        let together = most_tiles(isa);
+        // Tiles take the place that rows have in the direct sums: what the registers hold.
+        let together = tile::most_rows(isa);
         let fitting = BLOCK_BYTES / 4 / POINTS / (channels_held + outputs_held);
         let block = (fitting / together * together).clamp(together, BLOCK_TILES);
         let image = tiles.map(|tiles| tiles * SIDE + SEEN - SIDE);

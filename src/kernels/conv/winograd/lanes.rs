@@ -8,17 +8,6 @@ use std::arch::x86_64::{__m256, __m512};
 use super::{Job, POINTS, ROOT_HALF, ROOT_TWO, SEEN, SIDE, WIDE, interleave};
 use crate::kernels::lanes::{Isa, Lanes, Portable};
 
-/// Tiles that are computed together at most.
-pub(super) fn most_tiles(isa: Isa) -> usize {
-    match isa {
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => __m512::ROWS,
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => __m256::ROWS,
-        Isa::Portable => Portable::ROWS,
-    }
-}
-
 /// Convolves the samples of a job. `scratch` holds the padded copy, zero where it is padding, and the
 /// planes of all points behind it; every element of `out` is written.
 pub(super) fn run(job: &Job<'_>, scratch: &mut [f32], out: &mut [MaybeUninit<f32>]) {

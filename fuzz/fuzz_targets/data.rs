@@ -1,0 +1,9 @@
+//! Readers of npz, npy, IDX and ONNX test sets.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use onnx_bsr_fuzz::{exercise, folder, watched};
+
+fuzz_target!(|bytes: &[u8]| {
+    watched(|| exercise::data(bytes, folder()));
+});
