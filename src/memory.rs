@@ -30,7 +30,11 @@ pub fn available() -> Option<u64> {
     let free = line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)?;
     let bound = number("/sys/fs/cgroup/memory.max");
     let used = number("/sys/fs/cgroup/memory.current").unwrap_or(0);
-    Some(bound.map_or(free, |bound| free.min(bound.saturating_sub(used))))
+    // Pages of files that nothing has used for a while go first.
+    let stat = std::fs::read_to_string("/sys/fs/cgroup/memory.stat").unwrap_or_default();
+    let idle = stat.lines().find_map(|line| line.strip_prefix("inactive_file "));
+    let idle: u64 = idle.and_then(|bytes| bytes.trim().parse().ok()).unwrap_or(0);
+    Some(bound.map_or(free, |bound| free.min(bound.saturating_sub(used.saturating_sub(idle)))))
 }
 
 #[cfg(test)]
