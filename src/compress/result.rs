@@ -1,28 +1,29 @@
 //! The result: written, proven in tract, measured.
 
+mod sizes;
+mod streamed;
+
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::Request;
-use super::streamed::PIECE;
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
 use crate::eval::Evaluator;
 use crate::graph;
 use crate::layer::{self, Filter, Layer, find};
+use crate::onnx::Model;
 use crate::onnx::proto::tensor_shape_proto::dimension::Value as Extents;
-use crate::onnx::{Model, move_model};
-use crate::options::Target;
 use crate::progress::Progress;
-use crate::quantize;
-use crate::report::{
-    self, Latency, Metric, ModelSize, OutputSize, Program, Ratio, Report, SCHEMA_VERSION, Seconds,
-    Validation,
-};
+use crate::report::{self, Latency, Metric, Report, Validation};
 use crate::score::Scorer;
 use crate::search::{self, Plan, Samples};
 use crate::tensor::Tensor;
-use crate::validate::{Agreement, RUNTIME, Session, latency, run_in_pieces};
+use crate::validate::{Agreement, RUNTIME, Session, latency};
+
+use sizes::{gzip_bytes, plain};
+pub(super) use sizes::{program, read_size};
+pub(super) use streamed::{Streamed, write_streamed};
 
 /// Timed runs of each file.
 const LATENCY_RUNS: usize = 50;
@@ -223,103 +224,6 @@ pub(super) fn write(
     Ok(report)
 }
 
-/// What is known of a model that is too large to be held.
-#[derive(Clone, Copy)]
-pub(super) struct Streamed<'a> {
-    /// Shapes of the values around its products.
-    pub values: &'a HashMap<String, Vec<usize>>,
-    /// Inputs that it runs on.
-    pub sample: &'a [Tensor],
-    /// Why it doesn't run, where it doesn't.
-    pub unrunnable: &'a Option<String>,
-}
-
-/// The same for a result that is too large to be held: it is proven piece by piece, and moved into place.
-///
-/// # Errors
-/// As [`write`].
-pub(super) fn write_streamed(
-    request: &Request,
-    model: &Model,
-    result: &Model,
-    plan: Option<&Plan>,
-    known: Streamed<'_>,
-    judged: Option<f64>,
-    progress: &dyn Progress,
-) -> Result<Report> {
-    if progress.interrupted() {
-        return Err(Error::Interrupted);
-    }
-    progress.phase("write", None);
-    let fault = |source| Error::Write { path: request.output.clone(), source };
-    let staging = tempfile::Builder::new()
-        .prefix(".onnx-bsr-")
-        .tempdir_in(folder(&request.output))
-        .map_err(fault)?;
-    let staged = staging.path().join(request.output.file_name().unwrap_or_default());
-    let mut report = sized(result, model, request);
-    report.output.bytes = result.write(&staged)?;
-    model.release();
-    let (file_metric, fault) = judge(request, judged, &staged, progress)?;
-    report.file_metric = file_metric;
-    report.missed.extend(fault);
-    match known.unrunnable {
-        Some(reason) => {
-            report.warnings.push(unrun_warning(reason));
-            report.missed.push(NO_PROOF.to_owned());
-        }
-        None => {
-            let watched = layer::product_values(result);
-            let proof = run_in_pieces(&staged, known.sample, &watched, PIECE, progress)?;
-            report.model.macs = macs_at(model, &find(model, &Filter::default())?, known.values);
-            report.output.macs = macs_at(result, &find(result, &Filter::default())?, &proof.shapes);
-            if let Some(reason) = &proof.refused {
-                report.warnings.push(format!(
-                    "{RUNTIME} ran {} of the {} pieces of the file: {reason}",
-                    proof.proven, proof.pieces
-                ));
-                report.missed.push(NO_PROOF.to_owned());
-            }
-            if proof.max_relative > TOLERANCE {
-                report.warnings.push(format!(
-                    "{RUNTIME} and the evaluator differ by {:.1e} relative to the largest output of a piece",
-                    proof.max_relative
-                ));
-            }
-            report.validation = (proof.proven > 0).then(|| Validation {
-                runtime: RUNTIME.to_owned(),
-                samples: 1,
-                max_abs_difference: proof.max_abs,
-                max_relative_difference: proof.max_relative,
-                pieces: Some(proof.pieces),
-            });
-        }
-    }
-    if progress.interrupted() {
-        return Err(Error::Interrupted);
-    }
-    move_model(&staged, &request.output)?;
-    if let (Some(path), Some(plan)) = (&request.save_plan, plan) {
-        write_text(path, &plan.to_json())?;
-    }
-    report.peak_rss_bytes = report::peak_rss_bytes();
-    Ok(report)
-}
-
-/// A report of sizes that counting tells; what takes a pass over the files is left out.
-fn sized(result: &Model, model: &Model, request: &Request) -> Report {
-    let name = request.input.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let model = ModelSize {
-        name,
-        opset: model.opset(""),
-        params: quantize::params(model),
-        macs: None,
-        bytes: model.encoded_len(),
-        gzip_bytes: None,
-    };
-    of_sizes(model, &request.output, result)
-}
-
 /// The folder that a file lies in.
 pub(super) fn folder(path: &Path) -> &Path {
     path.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new("."))
@@ -423,77 +327,6 @@ pub(super) fn write_plain(
     report.output.gzip_bytes = gzip_bytes(output, result.data_file(output));
     report.peak_rss_bytes = report::peak_rss_bytes();
     Ok(report)
-}
-
-fn plain(input: &Path, output: &Path, model: &Model, result: &Model) -> Result<Report> {
-    Ok(of_sizes(size(input, model), output, result))
-}
-
-fn of_sizes(model: ModelSize, output: &Path, result: &Model) -> Report {
-    Report {
-        schema_version: SCHEMA_VERSION,
-        model,
-        output: OutputSize {
-            path: output.display().to_string(),
-            params: quantize::params(result),
-            macs: None,
-            bytes: result.encoded_len(),
-            gzip_bytes: None,
-        },
-        ratio: Ratio { asked: None, reached: None, target: Target::Bytes.name().to_owned() },
-        metric: None,
-        file_metric: None,
-        latency_ms: None,
-        seconds: Seconds::default(),
-        peak_rss_bytes: None,
-        search: None,
-        training: None,
-        quantization: None,
-        layers: Vec::new(),
-        validation: None,
-        missed: Vec::new(),
-        warnings: Vec::new(),
-        program: program(),
-    }
-}
-
-fn size(input: &Path, model: &Model) -> ModelSize {
-    ModelSize {
-        name: input.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-        opset: model.opset(""),
-        params: quantize::params(model),
-        macs: None,
-        bytes: model.encoded_len(),
-        gzip_bytes: gzip_bytes(input, model.external_files(input)),
-    }
-}
-
-/// What a file holds, but for what it takes to run it.
-///
-/// # Errors
-/// When it can't be read.
-pub(super) fn read_size(input: &Path) -> Result<ModelSize> {
-    Ok(size(input, &Model::read(input)?))
-}
-
-/// What makes a report.
-pub(super) fn program() -> Program {
-    Program {
-        name: env!("CARGO_PKG_NAME").to_owned(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        tract: env!("TRACT_VERSION").to_owned(),
-        platform: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
-        threads: rayon::current_num_threads(),
-        seed: 0,
-        command: Vec::new(),
-    }
-}
-
-/// Bytes of a model's file and its external data after gzip; none where one can't be read.
-fn gzip_bytes(path: &Path, external: impl IntoIterator<Item = PathBuf>) -> Option<u64> {
-    let files: Vec<PathBuf> = std::iter::once(path.to_owned()).chain(external).collect();
-    let files: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
-    report::gzip_bytes(&files).ok()
 }
 
 /// Writes text beside its target, then renames it into place.

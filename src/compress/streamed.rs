@@ -35,7 +35,7 @@ const AT_ONCE: usize = 2;
 const MARGIN: f64 = 1.5;
 
 /// Bytes of initializers that a piece of the graph has, where one node has not more.
-pub(super) const PIECE: u64 = 256 << 20;
+const PIECE: u64 = 256 << 20;
 
 /// The step of ranks where it was to be measured, which takes a model that can be held.
 const USUAL_STEP: usize = 8;
@@ -258,7 +258,12 @@ pub(super) fn run(job: &Job, request: &Request, progress: &dyn Progress) -> Resu
     let factorize = clock.elapsed().as_secs_f64();
 
     let clock = Instant::now();
-    let streamed = Streamed { values: &values, sample: &job.sample, unrunnable: &job.unrunnable };
+    let streamed = Streamed {
+        values: &values,
+        sample: &job.sample,
+        unrunnable: &job.unrunnable,
+        piece: PIECE,
+    };
     let mut report = result::write_streamed(
         request,
         model,
