@@ -4,7 +4,10 @@ use super::fit::{side_gram, side_moment};
 use super::{Choice, Factors, Fit, Scheme, Side};
 use crate::error::Result;
 use crate::layer::LinearMap;
-use crate::linalg::{Cholesky, Eigen, Matrix, product, sandwich, symmetric_eigen};
+use crate::linalg::{Cholesky, Eigen, Matrix, outer, product, sandwich, symmetric_eigen};
+
+/// Share of the largest eigenvalue up to which vectors by the smaller moment are taken as they are.
+const SOUND: f64 = 1e-11;
 
 /// Outer ranks at which a Tucker decomposition's inner ranks are worked out.
 const TUCKER_RANKS: usize = 24;
@@ -55,8 +58,33 @@ pub fn curves(map: &LinearMap, fits: &[Fit], schemes: &[Scheme]) -> Result<Vec<C
 
 fn output_group(fit: &Fit) -> Result<Group> {
     let map = fit.unrestricted()?;
-    let eigen = symmetric_eigen(&fit.xx.sandwich(&map))?;
+    let eigen = if map.nrows() > map.ncols() {
+        let root = Cholesky::new(&fit.xx.to_dense())?.lower();
+        left_singular(&product(&map, &root))?
+    } else {
+        symmetric_eigen(&fit.xx.sandwich(&map))?
+    };
     Ok(Group::Output { eigen, map, energy: fit.energy })
+}
+
+/// The eigenvalues that `tall tall^T` has beside zeros, and their vectors, by those of the smaller
+/// `tall^T tall`.
+fn left_singular(tall: &Matrix) -> Result<Eigen> {
+    let inner = symmetric_eigen(&outer(&tall.t().to_owned()))?;
+    let mut rows = product(&inner.vectors.t().to_owned(), &tall.t().to_owned());
+    let least = inner.values.first().map_or(0.0, |first| first.max(0.0) * SOUND);
+    let sound = inner.values.iter().take_while(|&&v| v > least && v > f64::MIN_POSITIVE).count();
+    for (mut row, value) in rows.outer_iter_mut().zip(&inner.values).take(sound) {
+        row.mapv_inplace(|v| v / value.sqrt());
+    }
+    // Nearly orthonormal: one step makes them so, and leaves what the leading ones span.
+    let leading = rows.slice(ndarray::s![..sound, ..]).to_owned();
+    if sound > 0 {
+        let exact = Cholesky::new(&outer(&leading))?.whiten(&leading.t().to_owned());
+        rows.slice_mut(ndarray::s![..sound, ..]).assign(&exact);
+    }
+    let vectors = orthonormal(rows, sound).t().to_owned();
+    Ok(Eigen { values: inner.values, vectors })
 }
 
 /// U of the output channels alone, the same for all of the kernel: M' = U U^T M, with the leading
@@ -72,7 +100,7 @@ fn spread_group(fit: &Fit, spread: usize) -> Result<Group> {
         on_outputs(&channels.t().to_owned(), &turned.t().to_owned(), spread).t().to_owned()
     };
     let inner = turn(&yielded);
-    let metric = fit.metric.as_ref().map(|m| turn(&product(&m.root, &m.root)));
+    let metric = fit.metric.as_ref().map(|m| turn(&product(&m.root.t().to_owned(), &m.root)));
     let cross = match &metric {
         Some(metric) => product(metric, &inner),
         None => inner.clone(),
@@ -117,15 +145,15 @@ fn projection(map: &Matrix, xx: &Matrix, side: Side) -> Result<Matrix> {
     let inner = sandwich(&root.t().to_owned(), &gram);
     let right = symmetric_eigen(&inner)?;
     let rows = product(&product(&right.vectors.t().to_owned(), &root.t().to_owned()), &gram);
-    Ok(orthonormal(rows))
+    Ok(orthonormal(rows, 0))
 }
 
 /// Gram-Schmidt over rows in order, twice for accuracy; a row that the earlier ones span is replaced
-/// by a unit row that they don't.
-fn orthonormal(mut rows: Matrix) -> Matrix {
+/// by a unit row that they don't. The leading `sound` rows are orthonormal already.
+fn orthonormal(mut rows: Matrix, sound: usize) -> Matrix {
     let n = rows.nrows();
     let mut spare = 0..rows.ncols();
-    for i in 0..n {
+    for i in sound..n {
         loop {
             let before = rows.row(i).dot(&rows.row(i)).sqrt();
             for _ in 0..2 {
@@ -323,7 +351,7 @@ pub(super) fn unproject(a: &Matrix, projection: &Matrix, side: Side) -> Matrix {
 /// Eigenvectors of what the leading `rows` of the whitened equations explain of the outputs.
 fn inner_eigen(white: &Matrix, rows: usize) -> Result<Eigen> {
     let leading = white.slice(ndarray::s![..rows.min(white.nrows()), ..]).t().to_owned();
-    symmetric_eigen(&sandwich(&leading, &Matrix::eye(leading.ncols())))
+    symmetric_eigen(&outer(&leading))
 }
 
 fn leading_columns(matrix: &Matrix, count: usize) -> Matrix {

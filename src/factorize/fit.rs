@@ -4,7 +4,7 @@ use ndarray::Array1;
 
 use crate::error::Result;
 use crate::eval::moments::Moments;
-use crate::linalg::{Covariance, Matrix, product, symmetric_eigen};
+use crate::linalg::{Cholesky, Covariance, Matrix, product, symmetric_eigen};
 
 /// Least squares of targets t on inputs x, with a ridge towards the original weight.
 #[derive(Clone, Debug)]
@@ -21,14 +21,20 @@ pub struct Fit {
     pub metric: Option<Metric>,
 }
 
-/// A metric of outputs F, as its square root and the inverse of that.
+/// A metric of outputs F, as a root of it and the inverse of that.
 #[derive(Clone, Debug)]
 pub struct Metric {
-    /// F^(1/2), `[rows, rows]`.
+    /// R with F = R^T R, `[rows, rows]`.
     pub root: Matrix,
-    /// F^(-1/2), on the range of F.
+    /// R^-1, on the range of F.
     pub inverse_root: Matrix,
 }
+
+/// Pivots of a triangular root may be larger than the least weight of a direction, at most about so many times.
+const SOUND: f64 = 1e3;
+
+/// Share of the largest weight of a direction that all are lifted to.
+const LEAST_WEIGHT: f64 = 1e-6;
 
 impl Metric {
     /// From F, positive semidefinite; directions with less than a millionth of the largest weight
@@ -37,8 +43,20 @@ impl Metric {
     /// # Errors
     /// When F is not finite.
     pub fn new(f: &Matrix) -> Result<Self> {
+        // Any root does. Where no direction is near the floor the triangular one takes a thirtieth of the time.
+        if let Ok(cholesky) = Cholesky::new(f) {
+            let lower = cholesky.lower();
+            let pivots = lower.diag().mapv(|v| v * v);
+            let least = pivots.iter().copied().fold(f64::INFINITY, f64::min);
+            let most = pivots.iter().copied().fold(0.0, f64::max);
+            if least > SOUND * LEAST_WEIGHT * most {
+                let inverse_root = cholesky.whiten(&Matrix::eye(f.nrows())).t().to_owned();
+                return Ok(Self { root: lower.t().to_owned(), inverse_root });
+            }
+        }
         let eigen = symmetric_eigen(f)?;
-        let floor = eigen.values.first().copied().unwrap_or(0.0).max(f64::MIN_POSITIVE) * 1e-6;
+        let largest = eigen.values.first().copied().unwrap_or(0.0);
+        let floor = largest.max(f64::MIN_POSITIVE) * LEAST_WEIGHT;
         let power = |exponent: f64| {
             let scaled: Array1<f64> =
                 eigen.values.iter().map(|v| v.max(floor).powf(exponent)).collect();

@@ -40,7 +40,11 @@ pub fn fold_addition(model: &mut Model, add: usize) -> Result<bool> {
         return Ok(false);
     }
 
-    let name = if alone { first.constant } else { place(model, &second.constant, &sum)? };
+    let name = match made(model, &second.constant, &sum)? {
+        Some(made) => made,
+        None if alone => first.constant,
+        None => fresh_name(model.graph(), &format!("{}/sum", second.constant)),
+    };
     let graph = model.graph_mut();
     add_initializer(graph, TensorProto::from_tensor(&name, &sum));
     graph.node[consumer.node].input[1 - consumer.input] = name;
@@ -59,17 +63,16 @@ pub fn fold_addition(model: &mut Model, add: usize) -> Result<bool> {
     Ok(true)
 }
 
-/// The name of the constant `sum`, which stands for `constant` and another one: of an initializer that
-/// another addition of the two has made, or a new one.
-fn place(model: &Model, constant: &str, sum: &Tensor) -> Result<String> {
+/// The name of an initializer that is `sum`, which stands for `constant` and another one, where an addition
+/// of the two has made it before.
+fn made(model: &Model, constant: &str, sum: &Tensor) -> Result<Option<String>> {
     let wanted = format!("{constant}/sum");
-    let made = model.graph().initializer.iter().filter(|t| t.name().starts_with(&wanted));
-    for tensor in made {
+    for tensor in model.graph().initializer.iter().filter(|t| t.name().starts_with(&wanted)) {
         if model.tensor(tensor)? == *sum {
-            return Ok(tensor.name().to_owned());
+            return Ok(Some(tensor.name().to_owned()));
         }
     }
-    Ok(fresh_name(model.graph(), &wanted))
+    Ok(None)
 }
 
 /// A node that adds a constant to a value.

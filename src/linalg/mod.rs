@@ -124,6 +124,14 @@ impl Cholesky {
         Ok(Matrix::from_shape_fn(rhs.raw_dim(), |(i, j)| solution[(j, i)]))
     }
 
+    /// L, the lower triangular factor.
+    #[must_use]
+    pub fn lower(&self) -> Matrix {
+        let lower = self.factor.L();
+        let kept = |(i, j)| if j <= i { lower[(i, j)] } else { 0.0 };
+        Matrix::from_shape_fn((self.order, self.order), kept)
+    }
+
     /// `L^-1 rhs^T` for `rhs` `[rows, order]`, with L the lower triangular factor: row i depends
     /// only on the leading i + 1 rows and columns of the matrix.
     #[must_use]
@@ -166,6 +174,13 @@ pub fn product(a: &Matrix, b: &Matrix) -> Matrix {
 #[must_use]
 pub fn sandwich(a: &Matrix, middle: &Matrix) -> Matrix {
     let full = product(&product(a, middle), &a.t().to_owned());
+    (&full + &full.t()) * 0.5
+}
+
+/// `a * a^T`, made exactly symmetric.
+#[must_use]
+pub fn outer(a: &Matrix) -> Matrix {
+    let full = product(a, &a.t().to_owned());
     (&full + &full.t()) * 0.5
 }
 

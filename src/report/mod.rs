@@ -334,7 +334,7 @@ pub struct Validation {
     pub max_abs_difference: f64,
     pub max_relative_difference: f64,
     /// Pieces that the file was run in, where it was too large to be run as a whole.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub pieces: Option<usize>,
 }
 

@@ -2,6 +2,7 @@
 
 use ndarray::Axis;
 use onnx_bsr::factorize::{Choice, Fit, Metric, Scheme};
+use onnx_bsr::layer::Form;
 use onnx_bsr::linalg::Matrix;
 
 use super::cases::{Case, Data, all, random, whole};
@@ -131,6 +132,30 @@ fn the_bias_keeps_the_mean() {
                 }
             }
         }
+    }
+}
+
+/// Where there are far more outputs than inputs, and most directions of them are all but empty, errors are
+/// what nalgebra's singular values leave.
+#[test]
+fn tall_weights_lose_their_smaller_singular_values() {
+    for noise in [0.0, 1e-9, 1e-5, 1.0] {
+        let mut case = Case::matrix(Form::MatMulRight, 60, 14);
+        let low = random((60, 5), 1).dot(&random((5, 14), 2));
+        case.weights[0] = low + noise * random((60, 14), 3);
+        let own = vec![Fit::of_weight(&case.weights[0])];
+        let w = &case.weights[0];
+        let svd = nalgebra::DMatrix::from_fn(60, 14, |i, j| w[[i, j]]).singular_values();
+        let choices = case.curve(Scheme::Matrix, &own).choices(&case.map).unwrap();
+        assert_eq!(choices.len(), 14);
+        for (choice, error) in choices {
+            let left: f64 = svd.iter().skip(choice.rank).map(|s| s * s).sum();
+            assert!((error - left).abs() < 1e-12 * own[0].energy, "{noise}, {choice:?}");
+        }
+        check(&case, "tall", &own, |_, map, _| (map - w).mapv(|v| v * v).sum());
+        let data = case.data(50);
+        let seen = fits(&case, &data, |w, d| Fit::of_inputs(w, &d.moments(), true, 0.0));
+        check(&case, "tall, on data", &seen, |g, map, bias| data[g].residual(map, bias));
     }
 }
 
