@@ -38,13 +38,9 @@ fn main() -> Result<(), Box<dyn Error>> {
             test: test.map(DataSource::file),
             ..Request::new("", "", options)
         };
-        let (bytes, report) = match compress_bytes(&model, &request, &Silent) {
-            Ok(done) => done,
-            Err(error) => {
-                println!("{name:>20}: {error}");
-                continue;
-            }
-        };
+        let done = compress_bytes(&model, &request, &Silent);
+        let done = done.inspect_err(|error| println!("{name:>20}: {error}"));
+        let Ok((bytes, report)) = done else { continue };
         let metric = report.metric.ok_or("the data decide the metric")?;
         let factorized = report.layers.iter().filter(|layer| layer.rank.is_some()).count();
         let bits = |bits| report.layers.iter().filter(|layer| layer.bits == bits).count();

@@ -36,7 +36,7 @@ fn weight(rows: usize, columns: usize, seed: f64) -> Tensor {
                 * ((j + 0.9) * (k + 1.1) * 0.53 - seed).cos()
                 / (1.0 + k).powf(1.2)
         };
-        (0..24).map(term).sum::<f64>() as f32 * 0.1
+        (0..rows.min(columns)).map(term).sum::<f64>() as f32 * 0.1
     };
     Tensor::from_vec(&[rows, columns], (0..rows * columns).map(element).collect::<Vec<f32>>())
         .unwrap()
@@ -160,7 +160,7 @@ fn streaming_changes_nothing() {
     }
 }
 
-/// External data stay external; the output doesn't depend on threads, and a plan replays it.
+/// Weights that stay stay external; the output doesn't depend on threads, and a plan replays it.
 #[test]
 fn external_in_external_out() {
     let dir = tempfile::tempdir().unwrap();
@@ -171,6 +171,7 @@ fn external_in_external_out() {
     let output = dir.path().join("out.onnx");
     let mut asked = request(&input, &output, 3.0, 1000);
     asked.save_plan = Some(dir.path().join("plan.json"));
+    asked.options.exclude = vec!["square".to_owned()];
     let report = compress(&asked, &Silent).unwrap();
     assert!(report.missed.is_empty(), "{:?}", report.missed);
     let made = Model::read(&output).unwrap();
@@ -180,11 +181,13 @@ fn external_in_external_out() {
         (Model::read(path).unwrap().to_bytes().unwrap(), data)
     };
     let replayed = dir.path().join("out2.onnx");
-    apply(&input, asked.save_plan.as_ref().unwrap(), &replayed, false).unwrap();
+    apply(&input, &dir.path().join("plan.json"), &replayed, false).unwrap();
     assert_eq!(bytes(&output), bytes(&replayed));
     let single = dir.path().join("out1.onnx");
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
-    pool.install(|| compress(&request(&input, &single, 3.0, 1000), &Silent)).unwrap();
+    asked.save_plan = None;
+    asked.output.clone_from(&single);
+    pool.install(|| compress(&asked, &Silent)).unwrap();
     assert_eq!(bytes(&output), bytes(&single));
     let left = files(dir.path());
     assert!(left.iter().all(|name| !name.starts_with('.') && !name.contains("piece")), "{left:?}");
