@@ -392,11 +392,14 @@ fn apply(
 ) -> Result<Model> {
     let mut output = model.clone();
     let graph = output.graph_mut();
-    replaced.sort_by_key(|(node, ..)| std::cmp::Reverse(*node));
-    for (node, nodes, constants) in replaced {
-        for tensor in constants {
+    replaced.sort_by_key(|(node, ..)| *node);
+    for (_, _, constants) in &mut replaced {
+        for tensor in constants.drain(..) {
             graph::add_initializer(graph, tensor);
         }
+    }
+    // From the last node on, so that the indices of earlier ones stay.
+    for (node, nodes, _) in replaced.into_iter().rev() {
         graph::replace_node(graph, node, nodes)?;
     }
     graph::remove_unused_constants(graph);
