@@ -4,7 +4,7 @@ mod sizes;
 mod streamed;
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::Request;
 use crate::dataset::Dataset;
@@ -106,12 +106,7 @@ pub(super) fn write(
     graph::restore_batch(&mut result, alone);
     let result = &result;
     // A file in a folder of its own: external data keep their place beside it.
-    let fault = |source| Error::Write { path: request.output.clone(), source };
-    let staging = tempfile::Builder::new()
-        .prefix(".onnx-bsr-")
-        .tempdir_in(folder(&request.output))
-        .map_err(fault)?;
-    let staged = staging.path().join(request.output.file_name().unwrap_or_default());
+    let (_staging, staged) = stage(&request.output)?;
     result.write(&staged)?;
     let (file_metric, fault) = judge(request, judged, &staged, progress)?;
 
@@ -222,6 +217,16 @@ pub(super) fn write(
     });
     report.peak_rss_bytes = report::peak_rss_bytes();
     Ok(report)
+}
+
+/// A folder beside a file, which goes when it is dropped, and the file's path in there.
+fn stage(output: &Path) -> Result<(tempfile::TempDir, PathBuf)> {
+    let staging = tempfile::Builder::new()
+        .prefix(".onnx-bsr-")
+        .tempdir_in(folder(output))
+        .map_err(|source| Error::Write { path: output.to_owned(), source })?;
+    let staged = staging.path().join(output.file_name().unwrap_or_default());
+    Ok((staging, staged))
 }
 
 /// The folder that a file lies in.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::sizes::of_sizes;
-use super::{NO_PROOF, TOLERANCE, folder, judge, macs_at, unrun_warning, write_text};
+use super::{NO_PROOF, TOLERANCE, judge, macs_at, stage, unrun_warning, write_text};
 use crate::compress::Request;
 use crate::error::{Error, Result};
 use crate::layer::{self, Filter, find};
@@ -46,12 +46,7 @@ pub(in crate::compress) fn write_streamed(
         return Err(Error::Interrupted);
     }
     progress.phase("write", None);
-    let fault = |source| Error::Write { path: request.output.clone(), source };
-    let staging = tempfile::Builder::new()
-        .prefix(".onnx-bsr-")
-        .tempdir_in(folder(&request.output))
-        .map_err(fault)?;
-    let staged = staging.path().join(request.output.file_name().unwrap_or_default());
+    let (_staging, staged) = stage(&request.output)?;
     let mut report = sized(result, model, request);
     report.output.bytes = result.write(&staged)?;
     model.release();
