@@ -52,39 +52,57 @@ impl Scorer {
         }
     }
 
-    /// Class indices drawn from the probabilities that `outputs` give, one per classified position;
-    /// `uniform` gives numbers from 0 to 1. Empty where there are no class scores.
+    /// Random gradients with respect to the output of class scores, `None` for all others, whose second
+    /// moment is that of the gradients of cross entropy with labels drawn from what `outputs` say at
+    /// `temperature`: diag(q) - q q^T in scores. `normal` gives standard normal numbers.
+    ///
+    /// Labels that are really drawn are those of other classes rarely where the model is confident, and
+    /// then all of a sample's gradient: their mean over few samples is that of even fewer.
     ///
     /// # Errors
     /// When there is no output of class scores.
-    pub fn draw_labels(
+    pub fn random_gradients(
         &self,
         outputs: &[Tensor],
-        uniform: &mut dyn FnMut() -> f64,
-    ) -> Result<Vec<i64>> {
-        let Some(ClassScores { output, layout, probabilities }) = self.scores else {
-            return Ok(Vec::new());
-        };
-        let given = outputs
-            .get(output)
-            .ok_or_else(|| mismatch("the output of class scores is missing".to_owned()))?
-            .to_f64_vec();
-        let positions = layout.positions();
+        temperature: f64,
+        normal: &mut dyn FnMut() -> f64,
+    ) -> Result<Vec<Option<Tensor>>> {
+        let mut gradients = vec![None; outputs.len()];
+        let ClassScores { output, layout, probabilities } = self
+            .scores
+            .filter(|scores| scores.output < outputs.len())
+            .ok_or_else(|| mismatch("the output of class scores is missing".to_owned()))?;
+        let values = outputs[output].to_f64_vec();
+        let mut slopes = vec![0.0; values.len()];
+        let per_sample = (layout.positions() * layout.classes).max(1);
+        let share = 1.0 / layout.positions().max(1) as f64;
         let mut row = Vec::new();
-        let mut labels = Vec::new();
-        for sample in given.chunks_exact((positions * layout.classes).max(1)) {
-            for position in 0..positions {
-                layout.gather(sample, position, &mut row);
+        for (given, out) in values.chunks_exact(per_sample).zip(slopes.chunks_exact_mut(per_sample))
+        {
+            for position in 0..layout.positions() {
+                layout.gather(given, position, &mut row);
+                let divisors: Vec<f64> = row.iter().map(|p| p.max(LEAST_DIVISOR)).collect();
                 classes::to_log_probabilities(&mut row, probabilities);
-                let mut left = uniform();
-                let class = row.iter().position(|log_p| {
-                    left -= log_p.exp();
-                    left <= 0.0
-                });
-                labels.push(class.unwrap_or(layout.classes - 1) as i64);
+                row.iter_mut().for_each(|v| *v /= temperature);
+                classes::to_log_probabilities(&mut row, false);
+                // A root of the covariance: D (1 - s s^T) with s = D 1 = sqrt(q), of norm 1.
+                let roots: Vec<f64> = row.iter().map(|log_q| (0.5 * log_q).exp()).collect();
+                let draws: Vec<f64> = roots.iter().map(|_| normal()).collect();
+                let along: f64 = roots.iter().zip(&draws).map(|(s, n)| s * n).sum();
+                let root = roots.iter().zip(&draws).map(|(s, n)| s * (n - along * s));
+                let mut slope: Vec<f64> = root.collect();
+                if probabilities {
+                    slope.iter_mut().zip(&divisors).for_each(|(s, p)| *s /= p);
+                }
+                scatter(layout, out, position, &slope, share);
             }
         }
-        Ok(labels)
+        let elements: Vec<f32> = slopes.into_iter().map(|v| v as f32).collect();
+        gradients[output] = Some(
+            Tensor::from_vec(outputs[output].shape(), elements)
+                .map_err(|source| mismatch(format!("a gradient can't be formed: {source}")))?,
+        );
+        Ok(gradients)
     }
 
     /// The training loss of `outputs` and its gradient, for samples on which the original gives
@@ -343,6 +361,39 @@ mod tests {
         let vector = Objective { labels: 0.0, distill: 0.0, outputs: 0.6, cosine: 0.3, ..mixed };
         let given = [tensor(&[3, 4], 7, |v| v), tensor(&[3, 2, 2], 8, |v| v)];
         check(&scorer, vector, &given, &[]);
+    }
+
+    /// Against the exact second moment of the gradients with drawn labels, for scores and for the
+    /// probabilities these are of.
+    #[test]
+    fn random_gradients_have_the_moments_of_those_of_drawn_labels() {
+        let (scores, temperature) = ([0.3_f64, -1.1, 1.9, 0.6], 2.0);
+        let softmax = |t: f64| {
+            let powers = scores.map(|z| (z / t).exp());
+            powers.map(|p| p / powers.iter().sum::<f64>())
+        };
+        let tensor = |row: [f64; 4]| {
+            Tensor::from_vec(&[1, 4], row.iter().map(|&v| v as f32).collect()).unwrap()
+        };
+        let (p, q) = (softmax(1.0), softmax(temperature));
+        for (output, scale) in [(tensor(scores), [1.0; 4]), (tensor(p), p.map(|p| 1.0 / p))] {
+            let scorer = Scorer::new(vec![output.clone()], Some(vec![2]), None, None).unwrap();
+            // The draws' axes one after another: their squares add up to the expectation.
+            let mut moment = [[0.0; 4]; 4];
+            for axis in 0..4 {
+                let mut draws = (0..4).map(|i| if i == axis { 1.0 } else { 0.0 });
+                let mut normal = || draws.next().unwrap();
+                let given = std::slice::from_ref(&output);
+                let found = scorer.random_gradients(given, temperature, &mut normal).unwrap();
+                let g = found[0].as_ref().unwrap().to_f64_vec();
+                (0..16).for_each(|at| moment[at / 4][at % 4] += g[at / 4] * g[at % 4]);
+            }
+            for (i, j) in (0..16).map(|at| (at / 4, at % 4)) {
+                let one = if i == j { 1.0 } else { 0.0 };
+                let exact = (q[i] * one - q[i] * q[j]) * scale[i] * scale[j];
+                assert!((moment[i][j] - exact).abs() < 1e-5, "{i}, {j}: {} {exact}", moment[i][j]);
+            }
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
-use super::network::{LANES, Network, cut, lanes};
+use super::network::{LANES, Network, lanes};
 use super::samples::Samples;
 use crate::error::{Error, Result};
 use crate::eval::{Evaluator, Prepared, Recorder, filled_up};
@@ -15,12 +15,16 @@ use crate::layer::{LinearMap, Positions};
 use crate::linalg::{Matrix, product};
 use crate::onnx::Model;
 use crate::progress::go_on;
-use crate::score::{Objective, Scorer, Task};
+use crate::score::{Scorer, Task};
 use crate::tensor::Tensor;
 
 /// Share of the mean of F's diagonal that is added to it: gradients are few and noisy, and directions
 /// that none of them has may still matter.
 const SHRINKAGE: f64 = 0.1;
+
+/// Temperature of the class probabilities whose gradients these are: at 1 few samples, those of which the
+/// model is not sure, would have most of the sum.
+const TEMPERATURE: f64 = 2.0;
 
 /// Positions per sample at which gradients are looked at, at most.
 const POSITIONS: usize = 64;
@@ -36,9 +40,9 @@ fn has_metric(map: &LinearMap) -> bool {
 
 impl Network<'_> {
     /// Gives every layer the metric F = E[g g^T] of its outputs, g the gradient of the loss at a
-    /// position (DESIGN: mathematics, 1). The loss is that of labels drawn from what the model itself
-    /// says, so that F is its Fisher information (Amari 1998); for outputs that are no class scores,
-    /// that of a normal distribution around them. Layers whose gradients can't be had, or that have very
+    /// position (DESIGN: mathematics, 1). The loss is that of labels as the model itself gives them, at a
+    /// temperature, so that F is its Fisher information (Amari 1998); for outputs that are no class
+    /// scores, that of a normal distribution around them. Layers whose gradients can't be had, or that have very
     /// many outputs, keep the identity.
     ///
     /// # Errors
@@ -69,9 +73,8 @@ impl Network<'_> {
                 let mut sums = empty();
                 for run in runs {
                     go_on(self.progress)?;
-                    let range = samples.range(run);
+                    let batch = samples.looked_at(run);
                     let slopes = self.slopes(&recorder, &prepared, samples, run, scorer)?;
-                    let first = range.start as u64;
                     for (l, names) in names.iter().enumerate() {
                         go_on(self.progress)?;
                         for ((_, name), site) in names.iter().zip(&self.sites[l]) {
@@ -79,8 +82,7 @@ impl Network<'_> {
                                 continue;
                             }
                             let Some(slope) = slopes.get(name) else { continue };
-                            let slope = cut(slope, range.len());
-                            let rows = self.rows(l, &site.map, &slope, first, &at(l), false)?;
+                            let rows = self.rows(l, &site.map, slope, &batch, &at(l), false)?;
                             for (sum, rows) in sums[l].iter_mut().zip(rows.groups) {
                                 add(sum, &rows);
                             }
@@ -126,9 +128,7 @@ impl Network<'_> {
         let given: Vec<Option<Tensor>> = match scorer.task() {
             Task::Regression => outputs.iter().map(|o| noise(o, &mut random)).collect(),
             Task::Classification | Task::Imitation => {
-                let labels = scorer.draw_labels(&outputs, &mut || random.random::<f64>())?;
-                let objective = Objective { labels: 1.0, distill: 0.0, ..scorer.objective() };
-                scorer.gradients(&objective, &outputs, &outputs, &labels)?.outputs
+                scorer.random_gradients(&outputs, TEMPERATURE, &mut || normal(&mut random))?
             }
         };
         let given = recorder.outputs().iter().zip(given.into_iter().zip(&whole));
@@ -170,15 +170,14 @@ fn recorder(
 /// Standard normal noise of an output's shape; `None` for other types than `f32`.
 fn noise(output: &Tensor, random: &mut ChaCha8Rng) -> Option<Tensor> {
     output.f32("an output").ok()?;
-    let mut uniform = || random.random::<f64>().max(1e-12);
-    let elements: Vec<f32> = (0..output.len())
-        .map(|_| {
-            // Box and Muller 1958.
-            let (a, b) = (uniform(), uniform());
-            ((-2.0 * a.ln()).sqrt() * (std::f64::consts::TAU * b).cos()) as f32
-        })
-        .collect();
+    let elements: Vec<f32> = (0..output.len()).map(|_| normal(random) as f32).collect();
     Tensor::from_vec(output.shape(), elements).ok()
+}
+
+/// A standard normal number (Box and Muller 1958).
+fn normal(random: &mut ChaCha8Rng) -> f64 {
+    let (a, b) = (random.random::<f64>().max(1e-12), random.random::<f64>());
+    (-2.0 * a.ln()).sqrt() * (std::f64::consts::TAU * b).cos()
 }
 
 fn add(sum: &mut (Matrix, usize), rows: &[f32]) {
