@@ -96,7 +96,7 @@ fn what_is_trained_is_what_is_written() {
         // Blocks of 32 stay packed in tract, which rounds their products more coarsely than is asked here.
         let settings = Settings { form, seven_bits, block: 64, ..Settings::default() };
         let batch = |_: usize, _: &Evaluator| Ok((digits.clone(), 0..48));
-        let calibration = Calibration { runs: 1, samples: 48, inputs: &batch };
+        let calibration = Calibration { runs: 1, samples: 48, tokens: None, inputs: &batch };
         let found = rounded(&model, &settings, &Settled::default(), Some(&calibration)).unwrap();
         let floats = found.quantization.stands_for(&model).unwrap();
         let seen = found.quantization.of_values().apply(&floats).unwrap();

@@ -98,7 +98,8 @@ pub(super) fn decide(
         go_on(progress)?;
         Ok((samples.inputs(run, evaluator)?, samples.range(run)))
     };
-    let calibration = Calibration { runs: samples.runs(), samples: samples.len(), inputs: &inputs };
+    let (runs, tokens) = (samples.runs(), samples.tokens());
+    let calibration = Calibration { runs, samples: samples.len(), tokens, inputs: &inputs };
     quantize::rounded(model, settings, settled, Some(&calibration))
 }
 

@@ -104,6 +104,19 @@ pub fn part(tensor: &Tensor, range: &std::ops::Range<usize>, fixed: Option<usize
     }
 }
 
+/// The first `samples` of a value that a run of `run` samples has: what a fixed batch was filled up with
+/// is left out. Axis 0 may hold several rows of each sample, such as one per time step, in order of the
+/// samples; values whose axis 0 is not over samples stay.
+#[must_use]
+pub fn first_samples(tensor: &Tensor, samples: usize, run: usize) -> Tensor {
+    match tensor.shape().first() {
+        Some(&rows) if samples < run && rows % run == 0 => {
+            tensor.slice_batch(0, rows / run * samples)
+        }
+        _ => tensor.clone(),
+    }
+}
+
 /// The gradient of an output of a run in the output's own `shape`, from one with axis 0 over the samples
 /// alone, as [`per_sample`] gives outputs: rows that a fixed batch was filled up with have zeros.
 #[must_use]

@@ -24,7 +24,7 @@ use crate::onnx::{Model, NodeProto, OpsetImport};
 use crate::ops::{Epilogue, Foreign, Operator};
 use crate::tensor::Tensor;
 
-pub use batches::{Batches, InputSpec, filled_up, join, part, per_sample};
+pub use batches::{Batches, InputSpec, filled_up, first_samples, join, part, per_sample};
 pub use chain::Chain;
 pub use memory::Bound;
 pub use pieces::{Pieces, Ran};

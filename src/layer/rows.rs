@@ -18,6 +18,11 @@ pub struct Positions {
 }
 
 impl Positions {
+    /// The same for several samples together.
+    fn of(&self, samples: usize) -> Self {
+        Self { per_sample: self.per_sample.saturating_mul(samples.max(1)), ..*self }
+    }
+
     /// The chosen ones among `count` positions of a sample, ascending.
     #[must_use]
     pub fn choose(&self, sample: u64, count: usize) -> Vec<usize> {
@@ -33,6 +38,65 @@ impl Positions {
                 start + (hasher.finish() % (end - start) as u64) as usize
             })
             .collect()
+    }
+}
+
+/// The samples of a run whose values are looked at.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch<'a> {
+    /// Number of the first sample, of all there are.
+    pub first: u64,
+    /// How many there are. Axis 0 of a value may hold several rows of each.
+    pub samples: usize,
+    /// The positions of their sequences that count; `None` where all do.
+    pub tokens: Option<&'a Tokens>,
+}
+
+/// The positions of sequences that a mask leaves in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tokens {
+    /// Positions of every sequence.
+    length: usize,
+    /// For every sample those that count, ascending.
+    kept: Vec<Vec<usize>>,
+}
+
+impl Tokens {
+    /// From a mask `[samples, length]` of any type; `None` where it leaves out nothing, or holds other
+    /// numbers than 0 and 1.
+    #[must_use]
+    pub fn of(mask: &Tensor) -> Option<Self> {
+        let &[_, length] = mask.shape() else { return None };
+        let values = mask.to_f64_vec();
+        let is_mask = values.iter().all(|&v| v == 0.0 || v == 1.0);
+        if !is_mask || length == 0 || values.iter().all(|&v| v == 1.0) {
+            return None;
+        }
+        let kept = |row: &[f64]| (0..length).filter(|&i| row[i] != 0.0).collect();
+        Some(Self { length, kept: values.chunks_exact(length).map(kept).collect() })
+    }
+
+    /// The positions of a sample that count, where it has as many positions as its sequence and at least
+    /// one of them counts.
+    fn kept(&self, sample: u64, count: usize) -> Option<&[usize]> {
+        let kept = self.kept.get(usize::try_from(sample).ok()?)?;
+        (count == self.length && !kept.is_empty()).then_some(kept)
+    }
+}
+
+impl Batch<'_> {
+    /// The chosen ones among `count` positions of each of the samples: with `masked` those that count.
+    fn choose(&self, sample: usize, count: usize, masked: bool, at: &Positions) -> Vec<usize> {
+        let sample = self.first + sample as u64;
+        match self.tokens.filter(|_| masked).and_then(|tokens| tokens.kept(sample, count)) {
+            Some(kept) => at.choose(sample, kept.len()).into_iter().map(|i| kept[i]).collect(),
+            None => at.choose(sample, count),
+        }
+    }
+
+    /// How many samples axis 0 of so many rows counts; one, of all rows, where it counts none.
+    fn samples_in(&self, rows: usize) -> usize {
+        if self.samples > 0 && rows.is_multiple_of(self.samples) { self.samples } else { 1 }
     }
 }
 
@@ -66,18 +130,23 @@ pub struct Rows {
 }
 
 impl LinearMap {
-    /// What the map sees at the chosen positions of a batch whose first sample has number `first`.
+    /// What the map sees at the chosen positions of a batch.
     ///
     /// # Errors
     /// When `x` is not an input of this map.
-    pub fn input_rows(&self, x: &Tensor, first: u64, at: &Positions) -> Result<Rows, OpError> {
+    pub fn input_rows(
+        &self,
+        x: &Tensor,
+        batch: &Batch<'_>,
+        at: &Positions,
+    ) -> Result<Rows, OpError> {
         let x = x.f32("a layer's input")?;
         match &self.form {
-            Form::Conv(attributes) => self.patches(x, attributes, first, at),
-            Form::ConvTranspose { .. } => self.gather(x, 1, self.columns, true, first, at),
+            Form::Conv(attributes) => self.patches(x, attributes, batch, at),
+            Form::ConvTranspose { .. } => self.gather(x, 1, self.columns, true, batch, at),
             _ => {
-                let (axis, batch) = self.feature_axis(x.ndim())?;
-                self.gather(x, axis, self.columns, batch, first, at)
+                let (axis, by_sample) = self.feature_axis(x.ndim())?;
+                self.gather(x, axis, self.columns, by_sample, batch, at)
             }
         }
     }
@@ -88,10 +157,15 @@ impl LinearMap {
     ///
     /// # Errors
     /// When `y` is not an output of this map.
-    pub fn output_rows(&self, y: &Tensor, first: u64, at: &Positions) -> Result<Rows, OpError> {
+    pub fn output_rows(
+        &self,
+        y: &Tensor,
+        batch: &Batch<'_>,
+        at: &Positions,
+    ) -> Result<Rows, OpError> {
         let y = y.f32("a layer's output")?;
         match &self.form {
-            Form::Conv(_) => self.gather(y, 1, self.rows, true, first, at),
+            Form::Conv(_) => self.gather(y, 1, self.rows, true, batch, at),
             Form::ConvTranspose { attributes, output_padding } => {
                 let Padding::Explicit { begin, end } = &attributes.padding else {
                     return Err(wrong(y, "output"));
@@ -103,15 +177,15 @@ impl LinearMap {
                 let attributes = ConvAttributes { padding, ..attributes.clone() };
                 let form = Form::Conv(attributes.clone());
                 let back = Self { form, rows: self.columns, columns: self.rows, ..self.clone() };
-                back.patches(y, &attributes, first, at)
+                back.patches(y, &attributes, batch, at)
             }
             Form::GemmLeft { .. } | Form::MatMulLeft => {
                 let axis = y.ndim().checked_sub(2).ok_or_else(|| wrong(y, "output"))?;
-                self.gather(y, axis, self.rows, axis > 0, first, at)
+                self.gather(y, axis, self.rows, axis > 0, batch, at)
             }
             _ => {
                 let axis = y.ndim().checked_sub(1).ok_or_else(|| wrong(y, "output"))?;
-                self.gather(y, axis, self.rows, true, first, at)
+                self.gather(y, axis, self.rows, true, batch, at)
             }
         }
     }
@@ -130,14 +204,14 @@ impl LinearMap {
     }
 
     /// Rows along `axis`, which holds the groups' features one after another. Where axis 0 does not
-    /// count samples, all of the tensor is one sample.
+    /// count samples (`by_sample`), all of the tensor is one sample.
     fn gather(
         &self,
         x: &Array<f32>,
         axis: usize,
         features: usize,
-        batch: bool,
-        first: u64,
+        by_sample: bool,
+        batch: &Batch<'_>,
         at: &Positions,
     ) -> Result<Rows, OpError> {
         if x.shape().get(axis) != Some(&(self.groups * features)) {
@@ -145,13 +219,15 @@ impl LinearMap {
         }
         let standard = x.as_standard_layout();
         let data = standard.as_slice().unwrap_or(&[]);
-        let samples = if batch { x.shape()[0] } else { 1 };
+        let samples = if by_sample { batch.samples_in(x.shape()[0]) } else { 1 };
+        let at = &at.of(batch.samples / samples);
+        let masked = !matches!(self.form, Form::ConvTranspose { .. } | Form::Conv(_));
         let sample_len = data.len() / samples.max(1);
-        let before: usize = x.shape()[usize::from(batch)..axis].iter().product();
+        let before: usize = x.shape()[..axis].iter().product::<usize>() / samples;
         let after: usize = x.shape()[axis + 1..].iter().product();
         let mut rows = Rows { groups: vec![Vec::new(); self.groups] };
         for sample in 0..samples {
-            for position in at.choose(first + sample as u64, before * after) {
+            for position in batch.choose(sample, before * after, masked, at) {
                 let (outer, inner) = (position / after, position % after);
                 let start = sample * sample_len + outer * self.groups * features * after + inner;
                 for (group, rows) in rows.groups.iter_mut().enumerate() {
@@ -168,7 +244,7 @@ impl LinearMap {
         &self,
         x: &Array<f32>,
         attributes: &ConvAttributes,
-        first: u64,
+        batch: &Batch<'_>,
         at: &Positions,
     ) -> Result<Rows, OpError> {
         let axes = attributes.kernel.len();
@@ -191,14 +267,20 @@ impl LinearMap {
         let mut rows = Rows { groups: vec![Vec::new(); self.groups] };
         // For each tap of a position, the element within a plane, or none in the padding.
         let mut taps: Vec<Option<usize>> = Vec::with_capacity(self.kernel_len());
-        for sample in 0..x.shape()[0] {
-            for position in at.choose(first + sample as u64, out.iter().product()) {
+        let samples = batch.samples_in(x.shape()[0]);
+        let at = &at.of(batch.samples / samples);
+        // Images of each sample, such as the frames of a video.
+        let images = x.shape()[0] / samples;
+        let places: usize = out.iter().product();
+        for sample in 0..samples {
+            for position in batch.choose(sample, images * places, false, at) {
+                let image = sample * images + position / places;
                 taps.clear();
                 for tap in 0..self.kernel_len() {
-                    taps.push(element(attributes, &begin, spatial, &out, position, tap));
+                    taps.push(element(attributes, &begin, spatial, &out, position % places, tap));
                 }
                 for (group, rows) in rows.groups.iter_mut().enumerate() {
-                    let start = (sample * self.groups + group) * channels * plane;
+                    let start = (image * self.groups + group) * channels * plane;
                     for c in 0..channels {
                         let start = start + c * plane;
                         rows.extend(taps.iter().map(|t| t.map_or(0.0, |t| data[start + t])));

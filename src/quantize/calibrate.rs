@@ -6,8 +6,8 @@ use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::eval::moments::{Moments, Sums};
-use crate::eval::{Evaluator, ValueId};
-use crate::layer::{LinearMap, Positions};
+use crate::eval::{Evaluator, ValueId, first_samples};
+use crate::layer::{Batch, LinearMap, Positions, Tokens};
 use crate::onnx::Model;
 use crate::tensor::Tensor;
 
@@ -20,6 +20,8 @@ pub struct Calibration<'a> {
     pub runs: usize,
     /// Number of samples.
     pub samples: usize,
+    /// The positions of their sequences that count; `None` where all do.
+    pub tokens: Option<&'a Tokens>,
     /// The inputs of a run in the batch size that an evaluator demands, and which samples they are.
     pub inputs: &'a (dyn Fn(usize, &Evaluator) -> Result<(Vec<Tensor>, ops::Range<usize>)> + Sync),
 }
@@ -83,14 +85,16 @@ impl Calibration<'_> {
                 let mut sums = empty();
                 for run in runs {
                     let (inputs, range) = (self.inputs)(run, &evaluator)?;
+                    let (first, tokens) = (range.start as u64, self.tokens);
+                    let batch = Batch { first, samples: range.len(), tokens };
                     let mut state = evaluator.start(inputs)?;
                     evaluator.advance(&mut state, usize::MAX)?;
                     for (index, id) in ids.iter().enumerate() {
                         let Some(x) = id.and_then(|id| evaluator.get(&state, id)) else { continue };
-                        let x = cut(&x, range.len());
+                        let x = own(&x, range.len(), &evaluator);
                         let wrap = |source| fault(&observed[index], source);
                         let at = positions(index);
-                        let rows = observed[index].map.input_rows(&x, range.start as u64, &at);
+                        let rows = observed[index].map.input_rows(&x, &batch, &at);
                         // Values of another type or layout than the map's leave it without moments.
                         let Ok(rows) = rows else { continue };
                         for (sums, x) in sums[index].iter_mut().zip(&rows.groups) {
@@ -220,7 +224,7 @@ impl Calibration<'_> {
                         let Some(value) = id.and_then(|id| evaluator.get(&state, id)) else {
                             continue;
                         };
-                        if let Tensor::F32(array) = cut(&value, range.len()) {
+                        if let Tensor::F32(array) = own(&value, range.len(), evaluator) {
                             add(&mut sums, index, &mut array.iter().copied());
                         }
                     }
@@ -238,12 +242,9 @@ fn finite(ends: (f32, f32)) -> bool {
     ends.0.is_finite() && ends.1.is_finite()
 }
 
-/// The first `samples` of a batch that was filled up; tensors without a batch axis stay.
-fn cut(tensor: &Tensor, samples: usize) -> Tensor {
-    match tensor.shape().first() {
-        Some(&rows) if rows > samples => tensor.slice_batch(0, samples),
-        _ => tensor.clone(),
-    }
+/// What `samples` samples have in a run's value.
+fn own(value: &Tensor, samples: usize, evaluator: &Evaluator) -> Tensor {
+    first_samples(value, samples, evaluator.batches().fixed.unwrap_or(samples))
 }
 
 fn fault(observed: &Observed, source: crate::error::OpError) -> Error {

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::network::{Network, Site, cut, lanes};
+use super::network::{Network, Site, lanes};
 use super::samples::Samples;
 use super::targets::{Kept, Targets};
 use crate::error::{Error, Result};
@@ -51,18 +51,14 @@ impl Network<'_> {
                     go_on(self.progress)?;
                     let mut state = original.start(samples.inputs(run, &original)?)?;
                     original.advance(&mut state, usize::MAX)?;
-                    let range = samples.range(run);
-                    let first = range.start as u64;
+                    let batch = samples.looked_at(run);
                     for (l, ids) in ids.iter().enumerate() {
-                        let get = |id: usize| {
-                            let tensor = original.get(&state, id).ok_or_else(|| self.lost(l))?;
-                            Ok::<_, Error>(cut(&tensor, range.len()))
-                        };
+                        let get = |id: usize| original.get(&state, id).ok_or_else(|| self.lost(l));
                         let at = &positions[l];
                         let mut yielded = Vec::with_capacity(ids.len());
                         for ((x, t), site) in ids.iter().zip(&self.sites[l]) {
-                            let x = self.rows(l, &site.map, &get(*x)?, first, at, true)?;
-                            let t = self.rows(l, &site.map, &get(*t)?, first, at, false)?;
+                            let x = self.rows(l, &site.map, &get(*x)?, &batch, at, true)?;
+                            let t = self.rows(l, &site.map, &get(*t)?, &batch, at, false)?;
                             let groups = x.groups.iter().zip(&t.groups);
                             for (sums, (x, t)) in sums[l].iter_mut().zip(groups) {
                                 sums.add(x, t).map_err(|source| self.fault(l, source))?;

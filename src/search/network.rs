@@ -9,9 +9,9 @@ use super::targets::Targets;
 use super::{Bits, LayerOptions};
 use crate::error::{Error, Result};
 use crate::eval::moments::{Moments, Sums};
-use crate::eval::{Evaluator, join};
+use crate::eval::{Evaluator, first_samples, join};
 use crate::factorize::{Fit, Metric, Scheme};
-use crate::layer::{Extent, Layer, LinearMap, Positions, Rows, Weight, shapes};
+use crate::layer::{Batch, Extent, Layer, LinearMap, Positions, Rows, Weight, shapes};
 use crate::named::named;
 use crate::onnx::Model;
 use crate::progress::{Progress, Silent, go_on};
@@ -214,11 +214,13 @@ impl<'a> Network<'a> {
         layer: usize,
         map: &LinearMap,
         tensor: &Tensor,
-        first: u64,
+        batch: &Batch<'_>,
         at: &Positions,
         input: bool,
     ) -> Result<Rows> {
-        if input { map.input_rows(tensor, first, at) } else { map.output_rows(tensor, first, at) }
+        let run = self.evaluator.batches().fixed.unwrap_or(batch.samples);
+        let tensor = &first_samples(tensor, batch.samples, run);
+        if input { map.input_rows(tensor, batch, at) } else { map.output_rows(tensor, batch, at) }
             .map_err(|source| self.fault(layer, source))
     }
 
@@ -391,14 +393,6 @@ pub(super) fn gather(parts: Vec<Score>) -> Score {
 /// Runs in consecutive stretches, one per lane.
 pub(super) fn lanes(runs: usize) -> Vec<std::ops::Range<usize>> {
     (0..LANES).map(|lane| lane * runs / LANES..(lane + 1) * runs / LANES).collect()
-}
-
-/// The first `samples` of a batch that was filled up; tensors without a batch axis stay.
-pub(super) fn cut(tensor: &Tensor, samples: usize) -> Tensor {
-    match tensor.shape().first() {
-        Some(&rows) if rows > samples => tensor.slice_batch(0, samples),
-        _ => tensor.clone(),
-    }
 }
 
 /// Constants by name, for an evaluator.

@@ -2,7 +2,8 @@
 
 use crate::dataset::Dataset;
 use crate::error::Result;
-use crate::eval::{Evaluator, part};
+use crate::eval::{Evaluator, InputSpec, part};
+use crate::layer::{Batch, Tokens};
 use crate::tensor::Tensor;
 
 /// Samples in runs of a size the evaluator likes.
@@ -13,6 +14,8 @@ pub struct Samples {
     size: usize,
     /// The runs' inputs, where all of them fit into memory.
     kept: Option<Vec<Vec<Tensor>>>,
+    /// The positions of their sequences that count, where a mask leaves some out.
+    tokens: Option<Tokens>,
 }
 
 /// Inputs of all runs are kept in memory up to this many bytes.
@@ -27,7 +30,8 @@ impl Samples {
         let first = data.batch(indices.get(..1).unwrap_or(&[]))?;
         let size = evaluator.batch_size(&first);
         let bytes = first.iter().map(Tensor::byte_len).sum::<usize>() * indices.len();
-        let mut samples = Self { data: data.clone(), indices, size, kept: None };
+        let tokens = tokens(data, &indices, evaluator)?;
+        let mut samples = Self { data: data.clone(), indices, size, kept: None, tokens };
         if bytes <= KEPT_BYTES {
             let runs = (0..samples.runs()).map(|run| samples.load(run)).collect::<Result<_>>()?;
             samples.kept = Some(runs);
@@ -65,6 +69,19 @@ impl Samples {
         run * self.size..((run + 1) * self.size).min(self.indices.len())
     }
 
+    /// The samples of a run as values of layers are looked at.
+    #[must_use]
+    pub fn looked_at(&self, run: usize) -> Batch<'_> {
+        let range = self.range(run);
+        Batch { first: range.start as u64, samples: range.len(), tokens: self.tokens() }
+    }
+
+    /// The positions of their sequences that count; `None` where all do.
+    #[must_use]
+    pub fn tokens(&self) -> Option<&Tokens> {
+        self.tokens.as_ref()
+    }
+
     /// The labels, where there are any.
     ///
     /// # Errors
@@ -95,4 +112,17 @@ impl Samples {
         let count = self.range(run).len();
         Ok(inputs.iter().map(|t| part(t, &(0..count), evaluator.batches().fixed)).collect())
     }
+}
+
+/// What the one input that is a mask of sequences leaves in: by its name, and its numbers. Names that
+/// speak of padding often mean the opposite.
+fn tokens(data: &Dataset, indices: &[usize], evaluator: &Evaluator) -> Result<Option<Tokens>> {
+    let is_mask = |spec: &InputSpec| {
+        let name = spec.name.to_lowercase();
+        name.contains("mask") && !name.contains("pad") && spec.shape.len() == 2
+    };
+    let inputs = &evaluator.batches().inputs;
+    let masks: Vec<usize> = (0..inputs.len()).filter(|&i| is_mask(&inputs[i])).collect();
+    let &[mask] = &masks[..] else { return Ok(None) };
+    Ok(data.batch(indices)?.get(mask).and_then(Tokens::of))
 }

@@ -1,6 +1,5 @@
 //! The compressed network for an allocation, refitted layer by layer.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use rayon::prelude::*;
@@ -15,7 +14,7 @@ use crate::eval::moments::{Moments, Sums};
 use crate::eval::{Evaluator, State};
 use crate::factorize::{Choice, Factors, Fit, curves, replace};
 use crate::graph::NameAllocator;
-use crate::layer::{Positions, Rows};
+use crate::layer::{Batch, Positions, Rows};
 use crate::progress::go_on;
 use crate::quantize::Storage;
 use crate::tensor::Tensor;
@@ -249,8 +248,8 @@ impl Network<'_> {
                     for (at, site) in self.sites[l].iter().enumerate() {
                         let evaluator = ahead.as_ref().unwrap_or(evaluator);
                         evaluator.advance(&mut state, site.step)?;
-                        let range = samples.range(run);
-                        let seen = self.seen(l, at, evaluator, &state, range, &positions)?;
+                        let batch = samples.looked_at(run);
+                        let seen = self.seen(l, at, evaluator, &state, &batch, &positions)?;
                         let (x, mut t) = (seen.0, self.targets.get(l, run, at)?);
                         if let Some(added) = seen.1 {
                             subtract(&mut t, &added);
@@ -282,14 +281,12 @@ impl Network<'_> {
         at: usize,
         evaluator: &Evaluator,
         state: &State,
-        samples: Range<usize>,
+        batch: &Batch<'_>,
         positions: &Positions,
     ) -> Result<(Rows, Option<Rows>)> {
         let Site { step, map, .. } = &self.sites[l][at];
-        let rows = |tensor: &Tensor, input: bool| {
-            let tensor = super::network::cut(tensor, samples.len());
-            self.rows(l, map, &tensor, samples.start as u64, positions, input)
-        };
+        let rows =
+            |tensor: &Tensor, input: bool| self.rows(l, map, tensor, batch, positions, input);
         let x = evaluator.step_input(state, *step, map.data_input()).ok_or_else(|| self.lost(l))?;
         let added = evaluator.step_residual(state, *step);
         Ok((rows(&x, true)?, added.map(|added| rows(&added, false)).transpose()?))

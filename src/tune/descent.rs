@@ -55,6 +55,24 @@ pub struct Recipe {
     pub seed: u64,
 }
 
+impl Default for Recipe {
+    /// One pass of Adam, with a rate for weights that know nothing yet.
+    fn default() -> Self {
+        Self {
+            epochs: 1.0,
+            batch: 64,
+            schedule: Schedule { peak: 2e-3, warm_up: 0.05, end: 0.01 },
+            method: Method::ADAM,
+            decay: 0.0,
+            clip: 5.0,
+            checks: 8,
+            patience: 8,
+            time: None,
+            seed: 0,
+        }
+    }
+}
+
 /// The loss summed over samples, and its gradient with respect to every parameter.
 pub type Slopes = (f64, Vec<Vec<f32>>);
 

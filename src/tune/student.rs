@@ -4,12 +4,13 @@ use std::collections::HashMap;
 
 use rayon::prelude::*;
 
-use super::{Augmentation, Parameter, Slopes};
+use super::{Augmentation, Descent, History, Judgement, Parameter, Recipe, Slopes, descend};
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
 use crate::eval::{Bound, Evaluator, Obstacle, Prepared, Recorder, filled_up, join, part};
 use crate::graph;
 use crate::onnx::{Model, TensorProto};
+use crate::progress::Progress;
 use crate::score::{Objective, Scorer, squared_errors};
 use crate::tensor::Tensor;
 
@@ -353,6 +354,31 @@ impl<'a> Student<'a> {
             sums = tape.backward_onto(given, sums)?;
         }
         Ok((loss, sums))
+    }
+
+    /// Trains `parameters` on samples of the data, towards the objective alone; the best state by
+    /// `loss`, taken of the model with a state's parameters, is kept.
+    ///
+    /// # Errors
+    /// As [`descend`].
+    pub fn descend(
+        &self,
+        parameters: &mut [Parameter],
+        samples: &[usize],
+        recipe: &Recipe,
+        loss: &mut (dyn FnMut(&Model) -> Result<f64> + Send),
+        progress: &dyn Progress,
+    ) -> Result<History> {
+        let mut descent = Descent {
+            slopes: &|parameters, samples, seed| self.slopes(parameters, samples, seed),
+            regularize: &mut |_, _, _| Ok(0.0),
+            score: &mut |parameters| {
+                Ok(Judgement { held: loss(&self.trained(parameters)?)?, fitted: None })
+            },
+            known: None,
+            keep: &mut |_| Ok(()),
+        };
+        descend(parameters, samples, recipe, &mut descent, None, progress)
     }
 
     /// The model with these parameters.

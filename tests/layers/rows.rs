@@ -2,15 +2,20 @@
 
 use ndarray::ArrayView1;
 use onnx_bsr::eval::Evaluator;
-use onnx_bsr::layer::{Layer, Positions};
+use onnx_bsr::layer::{Batch, Layer, Positions, Tokens};
 use onnx_bsr::onnx::Model;
 use onnx_bsr::tensor::Tensor;
 
 use super::forms::{convolutions, transposed_convolutions};
+use super::models::Builder;
 use super::written::{arrays, fixture, layers};
 
 /// Number of the first sample of a batch.
 const FIRST: u64 = 5;
+
+fn batch(samples: usize) -> Batch<'static> {
+    Batch { first: FIRST, samples, tokens: None }
+}
 
 /// Compares the rows of a layer's input and output for a limited and for an ample number of
 /// positions.
@@ -21,8 +26,8 @@ fn check(name: &str, model: &Model, layer: &Layer, x: &Tensor, y: &Tensor) {
     let ample = y.len() / samples / map.groups / map.rows;
     for per_sample in [ample.div_ceil(3), ample] {
         let at = Positions { per_sample, seed: 11 };
-        let seen = map.input_rows(x, FIRST, &at).unwrap();
-        let yielded = map.output_rows(y, FIRST, &at).unwrap();
+        let seen = map.input_rows(x, &batch(samples), &at).unwrap();
+        let yielded = map.output_rows(y, &batch(samples), &at).unwrap();
         assert_eq!((seen.groups.len(), yielded.groups.len()), (map.groups, map.groups));
         for (g, (x, y)) in seen.groups.iter().zip(&yielded.groups).enumerate() {
             assert_eq!(x.len(), samples * per_sample * map.columns, "{name}");
@@ -88,8 +93,9 @@ fn transposed_convolutions_without_overlap() {
         let x = onnx_bsr::validate::random_inputs(&specs, &[], 3).unwrap();
         let y = Evaluator::new(&model).unwrap().run(x.clone()).unwrap().remove(0);
         let positions = Positions { per_sample: usize::MAX, seed: 1 };
-        let seen = map.input_rows(&x[0], FIRST, &positions).unwrap();
-        let yielded = map.output_rows(&y, FIRST, &positions).unwrap();
+        let samples = batch(x[0].shape()[0]);
+        let seen = map.input_rows(&x[0], &samples, &positions).unwrap();
+        let yielded = map.output_rows(&y, &samples, &positions).unwrap();
         let weight = layer.weight(&model).unwrap();
         let bias = onnx_bsr::graph::constant_tensor(&model, "b").unwrap().unwrap().to_f64_vec();
         for (g, (x, y)) in seen.groups.iter().zip(&yielded.groups).enumerate() {
@@ -107,6 +113,47 @@ fn transposed_convolutions_without_overlap() {
             }
         }
     }
+}
+
+/// Sequences are looked at alike whether their positions have an axis of their own or not, and not where
+/// a mask leaves positions out.
+#[test]
+fn flattened_and_masked_sequences() {
+    let mut b = Builder::new(&[4, 6, 3]);
+    b.weight("w", &[3, 2]);
+    b.node("MatMul", &["x", "w"], "y", &[]);
+    let map = layers(&b.finish(&["y"]))[0].map.clone().unwrap();
+    let values: Vec<f32> = (0..4 * 6 * 3).map(|v| v as f32).collect();
+    let apart = Tensor::from_vec(&[4, 6, 3], values.clone()).unwrap();
+    let flat = Tensor::from_vec(&[4 * 6, 3], values).unwrap();
+    for per_sample in [2, 6] {
+        let at = Positions { per_sample, seed: 5 };
+        let rows = map.input_rows(&apart, &batch(4), &at).unwrap().groups;
+        assert_eq!(rows[0].len(), 4 * per_sample * 3);
+        assert_eq!(rows, map.input_rows(&flat, &batch(4), &at).unwrap().groups);
+    }
+    // Samples that axis 0 can't count: as many rows, of any.
+    let rows = map.input_rows(&flat, &batch(5), &Positions { per_sample: 2, seed: 5 }).unwrap();
+    assert_eq!(rows.groups[0].len(), 10 * 3);
+    // The first number of a row tells its position: 18 per sample, 3 per position. Numbers of samples
+    // are those of the whole data: the mask's first five rows are of samples before these.
+    let mut mask = vec![1_i64; (FIRST as usize + 4) * 6];
+    mask[FIRST as usize * 6 + 2..FIRST as usize * 6 + 6].fill(0);
+    mask[(FIRST as usize + 3) * 6..].fill(0);
+    let mask = Tensor::from_vec(&[FIRST as usize + 4, 6], mask).unwrap();
+    let tokens = Tokens::of(&mask).unwrap();
+    let masked = Batch { tokens: Some(&tokens), ..batch(4) };
+    let at = Positions { per_sample: 6, seed: 5 };
+    for x in [&apart, &flat] {
+        let rows = map.input_rows(x, &masked, &at).unwrap();
+        let seen: Vec<f32> = rows.groups[0].chunks(3).map(|row| row[0] / 3.0).collect();
+        // Of a sequence that is masked altogether every position counts.
+        let expected = (0..2).chain(6..24).map(|v| v as f32);
+        assert_eq!(seen, expected.collect::<Vec<_>>());
+    }
+    let ones = Tensor::from_vec(&[2, 3], vec![1_i64; 6]).unwrap();
+    let other = Tensor::from_vec(&[1, 3], vec![0_i64, 2, 1]).unwrap();
+    assert!(Tokens::of(&ones).is_none() && Tokens::of(&other).is_none());
 }
 
 /// Positions are spread over the whole extent, one in each stretch, and depend on nothing but the

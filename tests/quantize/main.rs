@@ -78,7 +78,7 @@ fn settled(
 ) -> Quantized {
     let runs = 6;
     let batch = |run: usize, _: &Evaluator| Ok((inputs(model, stated, run as u64), run..run + 1));
-    let calibration = Calibration { runs, samples: runs, inputs: &batch };
+    let calibration = Calibration { runs, samples: runs, tokens: None, inputs: &batch };
     rounded(model, settings, settled, Some(&calibration)).unwrap()
 }
 
