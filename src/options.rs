@@ -63,8 +63,8 @@ pub struct Options {
     /// Time after which the search ends with the best it has. Runs that hit it are no longer
     /// repeatable. Default: none.
     pub time_limit: Option<Duration>,
-    /// Folder where scores of networks are kept: a search that was interrupted, or that is repeated with
-    /// other bounds, does not run again what it has scored. Default: none.
+    /// Folder where decompositions of layers and scores of networks are kept: a search that was interrupted,
+    /// or that is repeated with other bounds, does not make again what it has made. Default: none.
     pub cache_dir: Option<PathBuf>,
     /// Bytes that the search may hold of values of networks that it has run; beyond them it runs again what it
     /// needs. The result doesn't depend on it. Default: an eighth of the free memory, 768 MiB at most.

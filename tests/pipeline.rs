@@ -383,8 +383,19 @@ fn scores_outlast_an_interruption() {
     assert_eq!(fs::read(&first).unwrap(), fs::read(&second).unwrap());
     let passes = |report: &Report| report.search.as_ref().unwrap().layer_passes;
     assert!(passes(&resumed) < passes(&plain), "{} {}", passes(&resumed), passes(&plain));
-    let again = compress(&Request { force: true, ..kept }, &Silent).unwrap();
+    let again = compress(&Request { force: true, ..kept.clone() }, &Silent).unwrap();
     assert!(passes(&again) < passes(&resumed));
+    // Damaged entries are made anew.
+    let mut damaged = 0;
+    for entry in fs::read_dir(folder.path().join("cache")).unwrap() {
+        let path = entry.unwrap().path();
+        let bytes = fs::read(&path).unwrap();
+        fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+        damaged += 1;
+    }
+    assert!(damaged > 3, "{damaged}");
+    compress(&Request { force: true, ..kept }, &Silent).unwrap();
+    assert_eq!(fs::read(&first).unwrap(), fs::read(&second).unwrap());
 }
 
 /// What the search has no room for it computes again, to the same bytes.

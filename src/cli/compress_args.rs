@@ -130,7 +130,8 @@ struct SearchArgs {
     /// End the search after this time: 90, 90s, 2m
     #[arg(long, value_name = "TIME", value_parser = values::duration)]
     time_limit: Option<Duration>,
-    /// Keep scores of networks in this folder, so that an interrupted search goes on where it was
+    /// Keep decompositions and scores of networks in this folder, so that an interrupted search goes on where
+    /// it was
     #[arg(long, value_name = "DIR")]
     cache_dir: Option<PathBuf>,
     /// Memory for values that the search would else compute again [default: an eighth of what is free, at

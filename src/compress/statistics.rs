@@ -9,7 +9,8 @@ use crate::options::{Options, SearchMode, Target};
 use crate::progress::Progress;
 use crate::quantize::{Floats, Price};
 use crate::search::{
-    Bits, Compressed, Network, NetworkOptions, Samples, Snapshots, Statistics, Taken,
+    Bits, Compressed, Decompositions, Network, NetworkOptions, Samples, Snapshots, Statistics,
+    Taken,
 };
 
 /// Ridge of the fits, as a share of the mean variance of a layer's inputs.
@@ -46,6 +47,9 @@ pub(super) fn plain<'a>(
     };
     let mut network = Network::new(&dense.model, &dense.layers, whole.sample.to_vec(), knobs)?;
     network.progress = progress;
+    if let Some(folder) = &options.cache_dir {
+        network.decompositions = Decompositions::open(folder)?;
+    }
     network.price = Price { form: options.quantize.map(|form| (form, options.block)) };
     let floats = Floats::new(&options.float)?;
     let bits = |layer: &Layer| match options.target {

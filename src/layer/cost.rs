@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Form, Layer, LinearMap};
 use crate::error::Result;
 use crate::eval::Evaluator;
@@ -9,7 +11,7 @@ use crate::onnx::{Model, NodeAttributes, NodeProto};
 use crate::tensor::Tensor;
 
 /// What something costs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cost {
     /// Weights.
     pub params: u64,

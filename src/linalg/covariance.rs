@@ -56,6 +56,13 @@ impl Covariance {
         }
     }
 
+    /// The numbers that it is made of.
+    pub fn elements(&self) -> impl Iterator<Item = f64> {
+        let rows = matches!(self.form, Form::Rows(_));
+        let (Form::Dense(m) | Form::Rows(m)) = &self.form;
+        m.iter().copied().chain([self.ridge, f64::from(u8::from(rows))])
+    }
+
     /// Bytes that it takes.
     #[must_use]
     pub fn byte_len(&self) -> usize {

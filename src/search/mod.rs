@@ -14,6 +14,7 @@ use crate::progress::Progress;
 mod beam;
 mod cache;
 mod calibration;
+mod decompositions;
 mod experience;
 mod gradients;
 mod moves;
@@ -34,6 +35,7 @@ mod targets;
 
 pub use beam::beam;
 pub use cache::ScoreCache;
+pub use decompositions::Decompositions;
 pub use experience::Experience;
 pub use network::{Network, NetworkOptions, Statistics, in_order, outputs, score, scorer};
 pub use options::{Bits, LayerOption, LayerOptions};

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::samples::Samples;
 use super::targets::Targets;
-use super::{Bits, LayerOptions};
+use super::{Bits, Decompositions, LayerOptions};
 use crate::error::{Error, Result};
 use crate::eval::moments::{Moments, Sums};
 use crate::eval::{Evaluator, first_samples, join};
@@ -79,6 +79,8 @@ pub struct Network<'a> {
     pub price: Price,
     /// For each layer what it may choose of that.
     pub bits: Vec<Bits>,
+    /// Decompositions that are known.
+    pub decompositions: Decompositions,
     /// Samples that statistics are taken from.
     pub calibration: Option<Samples>,
     /// What the layers are to yield at sampled positions: for each layer, for each run, for each of
@@ -148,6 +150,7 @@ impl<'a> Network<'a> {
             progress: &Silent,
             price: Price::default(),
             bits: vec![Bits::Usual; count],
+            decompositions: Decompositions::default(),
             calibration: None,
             targets: Targets::default(),
             moments: Vec::new(),
@@ -274,16 +277,16 @@ impl<'a> Network<'a> {
             .map(|l| {
                 go_on(self.progress)?;
                 let fits = self.own_fits(l);
-                LayerOptions::new(
-                    &self.layers[l],
-                    &self.model.graph().node,
-                    &fits,
-                    schemes,
-                    rank_multiple.max(1),
-                    self.extents[l],
-                    self.price,
-                    self.bits[l],
-                )
+                let (layer, nodes) = (&self.layers[l], &self.model.graph().node);
+                let (multiple, at) = (rank_multiple.max(1), self.extents[l]);
+                let (price, bits) = (self.price, self.bits[l]);
+                let make =
+                    || LayerOptions::new(layer, nodes, &fits, schemes, multiple, at, price, bits);
+                let about = || {
+                    let used: Vec<_> = layer.uses().map(|(node, _)| &nodes[node]).collect();
+                    format!("{layer:?} {used:?} {schemes:?} {multiple} {at:?} {price:?} {bits:?}")
+                };
+                self.decompositions.get_or(about, &fits, make)
             })
             .collect()
     }

@@ -10,9 +10,10 @@ use crate::linalg::Matrix;
 use crate::onnx::{NodeProto, TensorProto};
 use crate::quantize::{Kind, Price, Storage};
 use prost::Message;
+use serde::{Deserialize, Serialize};
 
 /// One form of a layer.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct LayerOption {
     /// Scheme and ranks; `None` leaves the layer dense.
     pub choice: Option<Choice>,
@@ -29,7 +30,7 @@ pub struct LayerOption {
 
 /// The forms of a layer that no other one beats in both cost and error, dearest first; the first is
 /// dense.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LayerOptions {
     /// The forms.
     pub options: Vec<LayerOption>,
