@@ -98,18 +98,14 @@ impl Covariance {
         self
     }
 
-    /// D G D for the diagonal matrix D of `factors`, without a ridge.
+    /// Of inputs that a linear map changes, without a ridge; `map` applies it to every row of a matrix.
     #[must_use]
-    pub fn scaled(mut self, factors: &[f64]) -> Self {
-        match &mut self.form {
-            Form::Dense(g) => {
-                for ((i, j), v) in g.indexed_iter_mut() {
-                    *v *= factors[i] * factors[j];
-                }
-            }
-            Form::Rows(x) => x.indexed_iter_mut().for_each(|((_, j), v)| *v *= factors[j]),
-        }
-        Self { ridge: 0.0, ..self }
+    pub fn turned(&self, map: impl Fn(&Matrix) -> Matrix) -> Self {
+        let form = match &self.form {
+            Form::Dense(g) => Form::Dense(map(&map(g).t().to_owned())),
+            Form::Rows(x) => Form::Rows(map(x)),
+        };
+        Self { form, ridge: 0.0 }
     }
 
     /// The diagonal, ridge included.
@@ -263,8 +259,9 @@ mod tests {
         let diagonal = |g: Matrix| g.diag().to_vec();
         let near = |a: &[f64], b: &[f64]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-9 * b);
         assert!(near(&rows.diagonal(), &diagonal(dense.to_dense())));
-        let factors: Vec<f64> = (1..=20).map(f64::from).collect();
-        let (rows, dense) = (rows.scaled(&factors), dense.scaled(&factors));
+        let map = random(20, 20, 12);
+        let turn = |x: &Matrix| product(x, &map);
+        let (rows, dense) = (rows.turned(turn), dense.turned(turn));
         close(&rows.to_dense(), &dense.to_dense());
     }
 

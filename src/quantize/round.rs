@@ -1,6 +1,6 @@
 //! One weight: how it is stored, and its codes.
 
-use super::balance::Multiples;
+use super::balance::Turns;
 use super::price::{OVERHEAD, PACKED, comes, stored_bytes};
 use super::rounding::{Rounded, compensated, nearest};
 use super::select::Kept;
@@ -89,13 +89,18 @@ impl Chosen {
         Ok(Ok(Self { weight, storage, elements, free }))
     }
 
-    /// Its elements, multiplied along its rows and columns.
-    pub fn multiplied(&self, multiples: &Multiples) -> Vec<f32> {
-        if multiples.rows.is_empty() && multiples.columns.is_empty() {
+    /// Its elements as a matrix whose rows are its outputs.
+    pub fn matrix(&self) -> Matrix {
+        Lines::new(&self.weight.shape, self.weight.axis()).matrix(&self.elements)
+    }
+
+    /// Its elements, turned.
+    pub fn turned(&self, turns: &Turns) -> Vec<f32> {
+        if turns.is_none() {
             return self.elements.clone();
         }
         let lines = Lines::new(&self.weight.shape, self.weight.axis());
-        let matrix = multiples.apply(lines.matrix(&self.elements));
+        let matrix = turns.apply(lines.matrix(&self.elements));
         let mut elements = vec![0.0; self.elements.len()];
         for ((row, column), &v) in matrix.indexed_iter() {
             elements[lines.element(row, column)] = v as f32;
@@ -110,17 +115,17 @@ impl Chosen {
         model: &Model,
         links: &Links,
         moments: Option<&[Moments]>,
-        multiples: &Multiples,
+        turns: &Turns,
         settings: &Settings,
     ) -> Result<Done> {
-        let as_bits = |storage| self.round_as(storage, model, links, moments, multiples, settings);
+        let as_bits = |storage| self.round_as(storage, model, links, moments, turns, settings);
         let (stored, bias, share) = as_bits(self.storage)?;
         if !self.free || share <= SHARE {
             return Ok(Ok((stored, bias)));
         }
         let (stored, bias, share) = as_bits(Storage::Int8)?;
-        // Factors that were multiplied have to stay together.
-        if share <= SHARE || !multiples.rows.is_empty() || !multiples.columns.is_empty() {
+        // Factors that were turned have to stay together.
+        if share <= SHARE || !turns.is_none() {
             return Ok(Ok((stored, bias)));
         }
         let reason =
@@ -136,7 +141,7 @@ impl Chosen {
         model: &Model,
         links: &Links,
         moments: Option<&[Moments]>,
-        multiples: &Multiples,
+        turns: &Turns,
         settings: &Settings,
     ) -> Result<(StoredWeight, Option<StoredConstant>, f64)> {
         let mut stored = StoredWeight {
@@ -153,7 +158,7 @@ impl Chosen {
             return Ok((stored, None, 0.0));
         };
         let lines = Lines::new(&self.weight.shape, stored.axis);
-        let matrix = multiples.apply(lines.matrix(&self.elements));
+        let matrix = turns.apply(lines.matrix(&self.elements));
         let (rows, columns) = matrix.dim();
         let block = if storage.has_blocks() { settings.block } else { columns };
         let bias = moments.and_then(|_| Bias::of(model, links, &self.weight).transpose());

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use rayon::prelude::*;
 
 use super::activations;
-use super::balance::{self, Multiples};
+use super::balance::{self, Factor, Turns};
 use super::calibrate::{Calibration, Observed};
 use super::opset;
 use super::refuse::check;
-use super::round::{Chosen, Done, Lines};
+use super::round::{Chosen, Done};
 use super::stored::{Quantization, Storage};
 use super::weights::{Weight, weights};
 use super::{Form, Rounding, Settings, Settled};
@@ -35,7 +35,7 @@ pub struct Quantized {
     /// Those that stay.
     pub kept: Vec<Kept>,
     /// For each weight in fewer bits its elements right before they were rounded: those of neighbouring
-    /// factors have been balanced.
+    /// factors have been turned.
     pub elements: Vec<Vec<f32>>,
 }
 
@@ -88,20 +88,20 @@ pub fn rounded(
         None => vec![None; chosen.len()],
     };
     let links = Links::new(graph);
-    let multiples = multiples(graph, &links, &chosen, &mut moments, settings);
+    let turns = turns(graph, &links, &chosen, &mut moments, settings);
     let done: Vec<Done> = chosen
         .par_iter()
         .zip(&moments)
-        .zip(&multiples)
-        .map(|((weight, moments), multiples)| {
-            weight.round(model, &links, moments.as_deref(), multiples, settings)
+        .zip(&turns)
+        .map(|((weight, moments), turns)| {
+            weight.round(model, &links, moments.as_deref(), turns, settings)
         })
         .collect::<Result<_>>()?;
     let (mut weights, mut constants, mut elements) = (Vec::new(), Vec::new(), Vec::new());
-    for ((done, weight), multiples) in done.into_iter().zip(&chosen).zip(&multiples) {
+    for ((done, weight), turns) in done.into_iter().zip(&chosen).zip(&turns) {
         match done {
             Ok((stored, constant)) => {
-                elements.push(weight.multiplied(multiples));
+                elements.push(weight.turned(turns));
                 weights.push(stored);
                 constants.extend(constant);
             }
@@ -142,18 +142,18 @@ fn moments(
     Ok(taken.collect())
 }
 
-/// Spreads the ranges of neighbouring factors along their rank axis, and the moments of what lies
-/// between them. Values that are rounded themselves have ranges of their own, and stay.
-fn multiples(
+/// Turns the ranks between neighbouring factors so that rounding loses little, and the moments of what
+/// lies there. Values that are rounded themselves have ranges of their own, and stay.
+fn turns(
     graph: &GraphProto,
     links: &Links,
     chosen: &[Chosen],
     moments: &mut [Option<Vec<Moments>>],
     settings: &Settings,
-) -> Vec<Multiples> {
-    let mut multiples = vec![Multiples::default(); chosen.len()];
+) -> Vec<Turns> {
+    let mut turns = vec![Turns::default(); chosen.len()];
     if matches!(settings.form, Form::Int8Qdq | Form::Int8Dynamic | Form::Fp16) {
-        return multiples;
+        return turns;
     }
     let by_node: BTreeMap<usize, usize> = chosen
         .iter()
@@ -171,13 +171,39 @@ fn multiples(
         }
         let Some(map) = last.weight.map(graph) else { continue };
         let Some([own]) = moments[second].as_deref() else { continue };
-        let lines = Lines::new(&last.weight.shape, last.weight.axis());
-        let diagonal = balance::diagonal(&lines.matrix(&last.elements), &map, own);
+        let (Some(levels), Some(last_levels)) =
+            (weight.storage.levels(settings), last.storage.levels(settings))
+        else {
+            continue;
+        };
+        let block =
+            |storage: Storage| if storage.has_blocks() { settings.block } else { usize::MAX };
         let taps = map.kernel_len();
-        let columns: Vec<f64> = diagonal.iter().flat_map(|&d| vec![d; taps]).collect();
-        moments[second] = Some(vec![balance::divided(own, &columns)]);
-        multiples[second].columns = columns;
-        multiples[first].rows = diagonal.iter().map(|d| 1.0 / d).collect();
+        // What turns the rows of a factor that is the last one of others is applied to what these made of it.
+        let before = turns[first].apply(weight.matrix());
+        let seen = moments[first].as_deref().and_then(<[Moments]>::first);
+        let first_energy = seen.map_or_else(|| vec![1.0; before.ncols()], balance::mean_squares);
+        let (second_matrix, second_energy) = (last.matrix(), balance::mean_squares(own));
+        let (right, left) = balance::rotation(
+            &Factor {
+                matrix: &before,
+                energy: &first_energy,
+                block: block(weight.storage),
+                levels,
+            },
+            &Factor {
+                matrix: &second_matrix,
+                energy: &second_energy,
+                block: block(last.storage),
+                levels: last_levels,
+            },
+            &balance::between(own, taps),
+            taps,
+            settings.seed ^ first as u64,
+        );
+        moments[second] = Some(vec![balance::turned_moments(own, &left, taps)]);
+        turns[second].columns = Some(right);
+        turns[first].rows = Some(left);
     }
-    multiples
+    turns
 }
