@@ -216,9 +216,11 @@ pub enum SearchMode {
     Paper,
     /// Only the budgeted start: the optimum of the predicted losses.
     Start,
+    /// Each layer by a table of what it loses alone, with one threshold for all: what peers do.
+    Tables,
 }
 
-named!(SearchMode { Beam = "beam", Paper = "paper", Start = "start" });
+named!(SearchMode { Beam = "beam", Paper = "paper", Start = "start", Tables = "tables" });
 
 /// How gradients become steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

@@ -208,7 +208,7 @@ fn every_mode_keeps_the_budget() {
         (report, fs::read(&request.output).unwrap())
     };
     let mut files = Vec::new();
-    for search in [SearchMode::Start, SearchMode::Beam, SearchMode::Paper] {
+    for search in SearchMode::ALL {
         let (report, bytes) = run(&|o| (o.search, o.beam) = (search, 1));
         assert_eq!(report.search.unwrap().mode, search.name());
         files.push(bytes);

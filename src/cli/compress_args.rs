@@ -117,7 +117,8 @@ struct QuantizeArgs {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Search")]
 struct SearchArgs {
-    /// How ranks are chosen: beam, paper, start (the predicted optimum alone)
+    /// How ranks are chosen: beam, paper, start (the predicted optimum alone),
+    /// tables (each layer by what it loses alone)
     #[arg(long, value_name = "MODE", default_value_t)]
     search: SearchMode,
     /// Candidates that survive a level of the search

@@ -9,6 +9,7 @@ mod compress;
 mod content;
 mod eval;
 mod file_metric;
+mod forms;
 mod gentle;
 mod inputs;
 mod inspect;

@@ -10,7 +10,8 @@ use std::time::Instant;
 use rayon::prelude::*;
 
 use super::account;
-use super::choose::{Found, budget, search_report};
+use super::choose::{Found, search_report};
+use super::forms::budget;
 use super::job::Job;
 use super::result::{self, Streamed};
 use super::spectra::spectra;

@@ -5,7 +5,7 @@
 //! compressed network for given choices, layer by layer: every layer is refitted to the original's
 //! targets on the inputs it will really see, so a score is that of the file that would be written.
 //! [`start()`] allocates a budget by predicted losses; [`beam()`] improves on it by true ones;
-//! [`paper()`] is the published search.
+//! [`paper()`] is the published search, [`tables()`] what peers do.
 
 use std::time::Instant;
 
@@ -31,9 +31,10 @@ mod sensitivity;
 mod sequential;
 mod snapshots;
 mod start;
+mod tables;
 mod targets;
 
-pub use beam::beam;
+pub use beam::{Searched, beam};
 pub use cache::ScoreCache;
 pub use decompositions::Decompositions;
 pub use experience::Experience;
@@ -42,12 +43,14 @@ pub use options::{Bits, LayerOption, LayerOptions};
 pub use paper::paper;
 pub use plan::{Plan, PlanConstant, PlanLayer};
 pub use predict::{Prediction, rank_correlation};
+pub use probe::Probe;
 pub use race::Difference;
 pub use samples::Samples;
 pub use sensitivity::sensitivities;
 pub use sequential::{Compressed, Taken};
 pub use snapshots::Snapshots;
 pub use start::{Budget, Resource, start};
+pub use tables::tables;
 
 /// For every compressible layer which of its options it takes; option 0 is dense.
 pub type Allocation = Vec<usize>;
