@@ -231,12 +231,11 @@ impl<'a> Ground<'a> {
             SearchMode::Beam => {
                 let mut firsts = vec![first];
                 firsts.extend(experience.allocation(forms, &losses, budget));
-                let known = std::mem::take(&mut experience.probes);
-                let found = search::beam(problem, firsts, known, &prediction, &self.scorer)?;
-                effort.add(found.effort);
-                experience.probes = found.probes;
-                compressed = Some(found.compressed);
-                found.allocation
+                let (best, fitted, spent) =
+                    search::beam(problem, firsts, &prediction, &self.scorer)?;
+                effort.add(spent);
+                compressed = Some(fitted);
+                best
             }
             SearchMode::Paper => {
                 let (best, spent) = search::paper(problem, &prediction, &self.scorer)?;

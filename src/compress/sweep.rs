@@ -21,7 +21,8 @@ use crate::report::{
 };
 use crate::search::Experience;
 
-/// How many times fewer networks are scored at a ratio whose search starts from what another one chose.
+/// How many times fewer networks are scored at a ratio whose search starts from what another one chose,
+/// beside those in which single layers are tried: what these do differs from ratio to ratio.
 const FEWER: usize = 5;
 
 /// Several ratios that are asked for.
@@ -98,19 +99,11 @@ pub fn sweep(request: &SweepRequest, progress: &dyn Progress) -> Result<Sweep> {
             continue;
         }
         let known = last.map(|record| record.experience.clone());
-        let mut known = known.filter(|known| !known.sensitivity.is_empty());
+        let known = known.filter(|known| !known.sensitivity.is_empty());
         let mut request = place.request.clone();
-        if let Some(known) = &mut known
-            && base.options.search == SearchMode::Beam
-        {
+        if known.is_some() && base.options.search == SearchMode::Beam {
             let usual = base.options.evaluations();
-            let mut fewer = usual.div_ceil(FEWER);
-            // What single layers do differs from ratio to ratio, and little between neighbours: at every
-            // second one what was tried at the last one has to do.
-            if at.is_multiple_of(2) || known.probes.is_empty() {
-                known.probes.clear();
-                fewer += dense.layers.len() + 1;
-            }
+            let fewer = usual.div_ceil(FEWER) + dense.layers.len() + 1;
             request.options.max_evals = Some(fewer.min(usual));
         }
         shared.known = known;

@@ -45,18 +45,6 @@ struct Candidate {
     expanded: bool,
 }
 
-/// What a search has found.
-pub struct Searched {
-    /// The best allocation.
-    pub allocation: Allocation,
-    /// Its network, fitted to the calibration samples.
-    pub compressed: Compressed,
-    /// What was done.
-    pub effort: Effort,
-    /// What changes of single layers did.
-    pub probes: Vec<Probe>,
-}
-
 /// What the levels of a search share.
 struct Search<'a, 'm> {
     problem: Problem<'a, 'm>,
@@ -74,8 +62,8 @@ struct Search<'a, 'm> {
     probed: f64,
 }
 
-/// Improves on the best of some allocations within the budget. `probes` are those of a search for another
-/// budget, where there was one; layers are tried anew where the bound on evaluations leaves room for it.
+/// Improves on the best of some allocations within the budget. Returns the best one with its network,
+/// fitted to the network's calibration samples, and what was done.
 ///
 /// A level starts from an allocation of the beam. Layer errors are taken anew on the inputs that its
 /// network has, where they hold what earlier layers do to later ones, and weighed by what changes of
@@ -90,10 +78,9 @@ struct Search<'a, 'm> {
 pub fn beam(
     problem: Problem<'_, '_>,
     firsts: Vec<Allocation>,
-    probes: Vec<Probe>,
     prediction: &Prediction,
     scorer: &Scorer,
-) -> Result<Searched> {
+) -> Result<(Allocation, Compressed, Effort)> {
     let limits = problem.limits;
     let mut search = Search {
         problem,
@@ -105,7 +92,7 @@ pub fn beam(
         search_snapshots: Snapshots::new(limits.snapshot_bytes),
         effort: Effort::default(),
         probed: f64::INFINITY,
-        probes,
+        probes: Vec::new(),
     };
     let mut beam: Vec<Candidate> = Vec::new();
     for first in firsts {
@@ -160,8 +147,7 @@ pub fn beam(
     };
     let best = beam.swap_remove(0);
     let compressed = search.network_of(&best)?;
-    let Search { effort, probes, .. } = search;
-    Ok(Searched { allocation: best.allocation, compressed, effort, probes })
+    Ok((best.allocation, compressed, search.effort))
 }
 
 impl Search<'_, '_> {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::start::start;
-use super::{Allocation, Budget, LayerOption, LayerOptions, Probe};
+use super::{Allocation, Budget, LayerOption, LayerOptions};
 use crate::factorize::Choice;
 use crate::quantize::Storage;
 
@@ -12,9 +12,6 @@ use crate::quantize::Storage;
 pub struct Experience {
     /// Loss per unit of relative output error, by layer.
     pub sensitivity: Vec<f64>,
-    /// What changes of single layers did in its networks.
-    #[serde(default)]
-    pub probes: Vec<Probe>,
     /// What it chose.
     pub choices: Vec<Option<Choice>>,
     /// How weights are stored in that.

@@ -119,24 +119,24 @@ fn transposed_convolutions_without_overlap() {
 /// a mask leaves positions out.
 #[test]
 fn flattened_and_masked_sequences() {
-    let mut b = Builder::new(&[4, 6, 3]);
-    b.weight("w", &[3, 2]);
+    let mut b = Builder::new(&[4, 6, 8]);
+    b.weight("w", &[8, 9]);
     b.node("MatMul", &["x", "w"], "y", &[]);
     let map = layers(&b.finish(&["y"]))[0].map.clone().unwrap();
-    let values: Vec<f32> = (0..4 * 6 * 3).map(|v| v as f32).collect();
-    let apart = Tensor::from_vec(&[4, 6, 3], values.clone()).unwrap();
-    let flat = Tensor::from_vec(&[4 * 6, 3], values).unwrap();
+    let values: Vec<f32> = (0..4 * 6 * 8).map(|v| v as f32).collect();
+    let apart = Tensor::from_vec(&[4, 6, 8], values.clone()).unwrap();
+    let flat = Tensor::from_vec(&[4 * 6, 8], values).unwrap();
     for per_sample in [2, 6] {
         let at = Positions { per_sample, seed: 5 };
         let rows = map.input_rows(&apart, &batch(4), &at).unwrap().groups;
-        assert_eq!(rows[0].len(), 4 * per_sample * 3);
+        assert_eq!(rows[0].len(), 4 * per_sample * 8);
         assert_eq!(rows, map.input_rows(&flat, &batch(4), &at).unwrap().groups);
     }
     // Samples that axis 0 can't count: as many rows, of any.
     let rows = map.input_rows(&flat, &batch(5), &Positions { per_sample: 2, seed: 5 }).unwrap();
-    assert_eq!(rows.groups[0].len(), 10 * 3);
-    // The first number of a row tells its position: 18 per sample, 3 per position. Numbers of samples
-    // are those of the whole data: the mask's first five rows are of samples before these.
+    assert_eq!(rows.groups[0].len(), 10 * 8);
+    // The first number of a row tells its position, of six in each sample. Numbers of samples are those
+    // of the whole data: the mask's first five rows are of samples before these.
     let mut mask = vec![1_i64; (FIRST as usize + 4) * 6];
     mask[FIRST as usize * 6 + 2..FIRST as usize * 6 + 6].fill(0);
     mask[(FIRST as usize + 3) * 6..].fill(0);
@@ -146,7 +146,7 @@ fn flattened_and_masked_sequences() {
     let at = Positions { per_sample: 6, seed: 5 };
     for x in [&apart, &flat] {
         let rows = map.input_rows(x, &masked, &at).unwrap();
-        let seen: Vec<f32> = rows.groups[0].chunks(3).map(|row| row[0] / 3.0).collect();
+        let seen: Vec<f32> = rows.groups[0].chunks(8).map(|row| row[0] / 8.0).collect();
         // Of a sequence that is masked altogether every position counts.
         let expected = (0..2).chain(6..24).map(|v| v as f32);
         assert_eq!(seen, expected.collect::<Vec<_>>());
