@@ -26,8 +26,31 @@ const CHECK_SHARE: f64 = 0.1;
 /// Checks of a training that time ends, at least.
 const LEAST_CHECKS: f64 = 4.0;
 
-/// Times that a training goes back to its best state and on at half the rate before it gives up.
+/// Times that a training goes back to its best state and on at a lower rate before it gives up.
 const RETRIES: usize = 4;
+
+/// What the rate is multiplied by where numbers were not finite, and where steps were too large.
+const LOWERED: (f64, f64) = (0.5, 0.3);
+
+/// What the loss above the original's may become, as a multiple of what it was before any step: more tells of
+/// steps that are too large, not of their noise.
+const RISEN: f64 = 2.0;
+
+/// Loss above the original's that is noise all the same.
+const LEAST_RISE: f64 = 0.05;
+
+/// Share of a training after which that is looked for: at first, where warm-up has just ended, and whenever
+/// the rate was lowered.
+const TELLING: f64 = 0.08;
+
+/// Why a training goes back to its best state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Setback {
+    /// Numbers were not finite.
+    Infinite,
+    /// The loss rose far above what it was before any step.
+    Risen,
+}
 
 /// How a training is done.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -117,6 +140,12 @@ pub struct State {
     /// Seconds that the first check took.
     #[serde(default)]
     check_seconds: f64,
+    /// Whether a state has been scored that steps at this rate led to.
+    #[serde(default)]
+    tried: bool,
+    /// The part of the training that was done at the last check.
+    #[serde(default)]
+    done: f64,
     /// What was done so far.
     pub history: History,
 }
@@ -160,7 +189,7 @@ pub struct History {
     pub at: Vec<usize>,
     /// That of the state which is kept.
     pub best: Option<Judgement>,
-    /// Times that training went back after numbers that were not finite.
+    /// Times that training went back, after numbers that were not finite or a loss that rose.
     pub setbacks: usize,
 }
 
@@ -204,6 +233,8 @@ pub fn descend(
                 idle: 0,
                 seconds: 0.0,
                 check_seconds,
+                tried: false,
+                done: 0.0,
                 history,
             }
         }
@@ -229,7 +260,7 @@ pub fn descend(
         let spent = recipe.time.map_or(0.0, |time| seconds / time.as_secs_f64());
         let done = (step as f64 / total as f64).max(spent);
         ended = done >= 1.0;
-        let mut failed = false;
+        let mut setback = None;
         if !ended {
             let picked = order.next(batch);
             let seed = recipe.seed ^ (step as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -241,17 +272,19 @@ pub fn descend(
             let norm = clip(&mut gradients, recipe.clip);
             step += 1;
             state.history.samples += picked.len();
-            failed = !(loss.is_finite() && norm.is_finite());
-            if !failed {
+            if loss.is_finite() && norm.is_finite() {
                 let rate = state.share * recipe.schedule.rate(done);
                 state.optimizer.step(parameters, &gradients, rate, recipe.decay);
                 sum += loss;
                 since += 1;
+            } else {
+                setback = Some(Setback::Infinite);
             }
         }
         let timely = recipe.time.is_some() && checked.is_some_and(|last| slot(spent) > last);
         checked = checked.filter(|_| !timely).or_else(|| Some(slot(spent)));
-        let due = ended || failed || timely || step.is_multiple_of(interval);
+        let telling = !state.tried && since > 0 && done - state.done >= TELLING;
+        let due = ended || setback.is_some() || telling || timely || step.is_multiple_of(interval);
         if !due {
             if step.is_multiple_of(8) {
                 let rate = state.share * recipe.schedule.rate(done);
@@ -259,7 +292,7 @@ pub fn descend(
             }
             continue;
         }
-        if since > 0 && !failed {
+        if since > 0 && setback.is_none() {
             let score = (descent.score)(parameters)?;
             let loss = sum / since as f64;
             state.history.losses.push(loss);
@@ -272,26 +305,43 @@ pub fn descend(
                 .map_or_else(String::new, |fitted| format!(", on those trained on {fitted:.5}"));
             log::info!(target: "tune",
                 "step {step} of {total}: loss {loss:.4}, on samples held back {held:.5}{fitted}");
-            failed = !score.is_finite();
+            state.tried = true;
+            if !score.is_finite() {
+                setback = Some(Setback::Infinite);
+            } else if !ended {
+                let first = state.history.scores[0].excess(descent.known);
+                let risen = risen(score.excess(descent.known), first);
+                setback = risen.then_some(Setback::Risen);
+            }
             if state.judge(&score, parameters, descent.known) {
                 state.idle = 0;
             } else {
                 state.idle += 1;
             }
         }
-        if failed {
+        if let Some(setback) = setback {
             state.history.setbacks += 1;
-            if state.history.setbacks > RETRIES {
+            let last = state.history.setbacks > RETRIES;
+            if last && setback == Setback::Infinite {
                 return Err(Error::Training {
                     reason: "losses stay infinite even at lower rates".to_owned(),
                 });
             }
-            progress.warn("the loss is not finite: back to the best state, at half the rate");
+            let (why, lowered) = match setback {
+                Setback::Infinite => ("the loss is not finite", LOWERED.0),
+                Setback::Risen => ("the loss rises", LOWERED.1),
+            };
+            let how =
+                if last { "that is kept".to_owned() } else { format!("at {lowered} of the rate") };
+            progress.warn(&format!("{why}: back to the best state, {how}"));
             set(parameters, &state.best)?;
             state.optimizer = Optimizer::new(recipe.method);
-            state.share *= 0.5;
+            state.share *= lowered;
+            state.tried = false;
+            ended |= last;
         }
         (sum, since) = (0.0, 0);
+        state.done = done;
         state.history.steps = step;
         state.values = values(parameters);
         let seconds = state.seconds;
@@ -301,6 +351,11 @@ pub fn descend(
     }
     set(parameters, &state.best)?;
     Ok(state.history)
+}
+
+/// Whether a loss above the original's has become too large for what it was.
+fn risen(loss: f64, first: f64) -> bool {
+    loss > (RISEN * first).max(first + LEAST_RISE)
 }
 
 fn values(parameters: &[Parameter]) -> Vec<Elements> {

@@ -39,6 +39,13 @@ impl Judgement {
         self.fitted.zip(known).is_some_and(|(fitted, known)| fitted < BY_HEART * known)
     }
 
+    /// The loss above the original's, where `known` is what that loses on the samples trained on; the
+    /// whole loss where they don't count.
+    #[must_use]
+    pub fn excess(&self, known: Option<f64>) -> f64 {
+        self.fitted.zip(known).map_or(self.held, |(fitted, known)| fitted - known)
+    }
+
     /// Whether its losses are numbers.
     #[must_use]
     pub fn is_finite(&self) -> bool {

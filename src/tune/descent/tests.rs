@@ -215,3 +215,36 @@ fn the_regularizer_has_a_part_in_every_step() {
     assert!((parameters[0].values[1] - 1.0).abs() < 0.1, "{parameters:?}");
     assert!(history.losses.iter().all(|l| (l - 1.0).abs() < 1e-12));
 }
+
+/// Steps that are far too large raise the loss: training goes back and on at a lower rate, and ends better
+/// than it began. A training whose loss never comes down again keeps what it was given.
+#[test]
+fn steps_that_raise_the_loss_are_made_smaller() {
+    let samples: Vec<usize> = (0..200).collect();
+    let run = |start: [f32; 2], peak: f64| {
+        let mut score = |p: &[Parameter]| {
+            let loss = loss(p, &samples)? / samples.len() as f64;
+            Ok(Judgement { held: loss, fitted: None })
+        };
+        let mut descent = Descent {
+            slopes: &slopes,
+            regularize: &mut |_, _, _| Ok(0.0),
+            score: &mut score,
+            known: None,
+            keep: &mut |_| Ok(()),
+        };
+        let mut parameters = weights();
+        parameters[0].values.copy_from_slice(&start);
+        let schedule = Schedule { peak, ..RECIPE.schedule };
+        let recipe = Recipe { schedule, ..RECIPE };
+        descend(&mut parameters, &samples, &recipe, &mut descent, None, &Silent).unwrap()
+    };
+    let near = [1.7, -0.8];
+    let history = run(near, 10.0);
+    assert!(history.setbacks > 0, "{history:?}");
+    assert!(history.best.unwrap().held < 0.5 * history.scores[0].held, "{history:?}");
+    assert_eq!(run(near, 0.02).setbacks, 0);
+    let history = run(near, 1e9);
+    assert_eq!(history.best, history.scores.first().copied());
+    assert!(history.steps < 200, "it gives up: {history:?}");
+}
