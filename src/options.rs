@@ -78,8 +78,9 @@ pub struct Options {
     pub statistics: Statistics,
     /// Samples that layer statistics are gathered from. Default: 2000.
     pub calibration_samples: usize,
-    /// Samples that candidates are scored on; none of them is used for calibration. Default: 2000.
-    pub search_samples: usize,
+    /// Samples that candidates are scored on; none of them is used for calibration. Default: 2000, and
+    /// of networks that take long to run fewer, down to 64, unless a drop is allowed.
+    pub search_samples: Option<usize>,
     /// Passes over the training samples after factorization. Default: as many as their cost allows,
     /// from 3 to 30.
     pub epochs: Option<f64>,
@@ -173,7 +174,7 @@ impl Default for Options {
             search: SearchMode::Beam,
             statistics: Statistics::Loss,
             calibration_samples: 2000,
-            search_samples: 2000,
+            search_samples: None,
             epochs: None,
             train_time: None,
             optimizer: OptimizerKind::Muon,

@@ -50,7 +50,7 @@ fn request(output: &Path, ratio: f64) -> Request {
             ratio: Some(ratio),
             max_evals: Some(12),
             calibration_samples: 200,
-            search_samples: 150,
+            search_samples: Some(150),
             ..Options::default()
         },
     }

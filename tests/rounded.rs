@@ -54,7 +54,7 @@ fn request(folder: &Path, form: Form, ratio: f64) -> Request {
             quantize: Some(form),
             search: SearchMode::Start,
             calibration_samples: 200,
-            search_samples: 150,
+            search_samples: Some(150),
             epochs: Some(1.0),
             ..Options::default()
         },

@@ -51,7 +51,7 @@ fn request(folder: &Path) -> Request {
             ratio: Some(16.0),
             search: SearchMode::Start,
             calibration_samples: 200,
-            search_samples: 150,
+            search_samples: Some(150),
             epochs: Some(0.8),
             ..Options::default()
         },

@@ -149,10 +149,9 @@ struct SearchArgs {
     #[arg(long, value_name = "N", default_value_t = Options::default().calibration_samples,
           value_parser = values::at_least_one)]
     calibration_samples: usize,
-    /// Samples to score candidates on
-    #[arg(long, value_name = "N", default_value_t = Options::default().search_samples,
-          value_parser = values::at_least_one)]
-    search_samples: usize,
+    /// Samples to score candidates on [default: 2000, fewer where the network takes long to run]
+    #[arg(long, value_name = "N", value_parser = values::at_least_one)]
+    search_samples: Option<usize>,
     /// Seed of every random choice
     #[arg(long, value_name = "N", default_value_t = Options::default().seed)]
     seed: u64,

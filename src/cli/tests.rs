@@ -71,7 +71,7 @@ fn every_flag_arrives() {
         search: SearchMode::Start,
         statistics: Statistics::None,
         calibration_samples: 5,
-        search_samples: 6,
+        search_samples: Some(6),
         epochs: Some(2.5),
         train_time: Some(Duration::from_secs(900)),
         optimizer: OptimizerKind::Sgd,

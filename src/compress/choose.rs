@@ -7,7 +7,7 @@ use super::gentle::{Dense, Whole};
 use super::parts::Parts;
 use super::smallest::smallest;
 use super::spectra::spectra;
-use super::statistics::{calibrate_for_search, plain, quick};
+use super::statistics::{calibrate_for_search, plain, quick, scored};
 use crate::error::{Error, Result};
 use crate::memory::available;
 use crate::options::{Options, SearchMode, Target};
@@ -163,7 +163,8 @@ impl<'a> Ground<'a> {
         calibrate_for_search(&mut network, parts, options, progress)?;
         let quick = quick(&network, dense, whole, parts, options)?;
         let (forms, total, rest) = forms(&network, dense, whole, options, progress)?;
-        let samples = Samples::new(&parts.data, parts.search.clone(), &network.evaluator)?;
+        let samples =
+            Samples::new(&parts.data, scored(&network, parts, options), &network.evaluator)?;
         let imitation = network.scorer(&samples, None, false)?;
         let scorer = network.scorer(&samples, options.metric, true)?;
         let cache = match &options.cache_dir {

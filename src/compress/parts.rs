@@ -14,6 +14,9 @@ const REPORT_SHARE: f64 = 0.2;
 /// Samples that the report is made on at most, when they are taken from the data.
 const REPORT_SAMPLES: usize = 5000;
 
+/// Samples that candidates are scored on, at most, where the options don't say.
+const SEARCH_SAMPLES: usize = 2000;
+
 /// The samples of a run, in disjoint parts.
 pub(super) struct Parts {
     pub data: Dataset,
@@ -87,7 +90,7 @@ fn divide(
         None => ((n as f64 * REPORT_SHARE) as usize).clamp(1, REPORT_SAMPLES),
     };
     let rest = n - report;
-    let search = options.search_samples.min(rest.div_ceil(3)).max(1);
+    let search = options.search_samples.unwrap_or(SEARCH_SAMPLES).min(rest.div_ceil(3)).max(1);
     let calibration = options.calibration_samples.min(rest - search).max(1);
     let mut parts = split(n, &[report, calibration, search], labels.as_deref(), options.seed);
     let mut next = || if parts.is_empty() { Vec::new() } else { parts.remove(0) };

@@ -4,7 +4,7 @@ use super::choose::Found;
 use super::gentle::{Dense, Whole};
 use super::parts::Parts;
 use crate::error::{Error, Result};
-use crate::layer::Layer;
+use crate::layer::{Extent, Layer};
 use crate::options::{Options, SearchMode, Target};
 use crate::progress::Progress;
 use crate::quantize::{Floats, Price};
@@ -20,8 +20,14 @@ const RIDGE: f64 = 1e-3;
 /// more, the search refits to less, and the final fit takes all.
 const SEARCH_MACS: f64 = 2e11;
 
-/// Samples that candidates are refitted on then.
-const SEARCH_CALIBRATION: usize = 256;
+/// Samples that candidates are refitted on then: as many as runs of the network take twice as much for.
+const SEARCH_CALIBRATION: (usize, usize) = (64, 256);
+
+/// Multiply-accumulates of runs that candidates are scored on.
+const SCORED_MACS: f64 = 4e11;
+
+/// Samples that these are at least.
+const LEAST_SCORED: usize = 64;
 
 /// Rows per input of a layer that its moments are taken over: in the search of larger models, and else.
 const ROWS: (usize, usize) = (12, 48);
@@ -111,7 +117,9 @@ pub(super) fn calibrate(
 fn gather(network: &mut Network<'_>, parts: &Parts, all: bool, options: &Options) -> Result<()> {
     network.options.statistics = options.statistics;
     network.options.rows_per_input = if all { ROWS.1 } else { ROWS.0 };
-    let most = if all { usize::MAX } else { SEARCH_CALIBRATION };
+    let within = (2.0 * SEARCH_MACS / run_macs(network).max(1.0)) as usize;
+    let most =
+        if all { usize::MAX } else { within.clamp(SEARCH_CALIBRATION.0, SEARCH_CALIBRATION.1) };
     let count = parts.calibration.len().min(most);
     let indices = parts.calibration[..count].to_vec();
     network.calibrate(Samples::new(&parts.data, indices, &network.evaluator)?)
@@ -147,6 +155,27 @@ pub(super) fn fitted(
             network.compress(&taken, &network.dense(), none, &mut found.effort)
         }
     }
+}
+
+/// Samples that candidates are scored on: as many as the options say, or else as are scored in bounded
+/// time. Where a drop is allowed it is known the better the more there are.
+pub(super) fn scored(network: &Network<'_>, parts: &Parts, options: &Options) -> Vec<usize> {
+    let mut indices = parts.search.clone();
+    if options.search_samples.is_none() && options.max_drop.is_none() {
+        let within = (SCORED_MACS / run_macs(network).max(1.0)) as usize;
+        indices.truncate(within.max(LEAST_SCORED));
+    }
+    indices
+}
+
+/// Multiply-accumulates of the layers of a network in one run of one sample.
+fn run_macs(network: &Network<'_>) -> f64 {
+    let layers = network.layers.iter().zip(&network.extents);
+    let macs = |(layer, at): (&Layer, &Extent)| {
+        let map = layer.map.as_ref()?;
+        Some((map.groups * map.columns * map.rows) as f64 * at.output as f64)
+    };
+    layers.filter_map(macs).sum()
 }
 
 /// Multiply-accumulates of a refit of all layers to all of so many samples: of the network's runs, and

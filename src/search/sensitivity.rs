@@ -9,8 +9,11 @@ use crate::score::Scorer;
 /// error is not ignored.
 const FLOOR: f64 = 0.05;
 
-/// Samples that a layer is tried on: what one layer alone does is far above chance.
-const SAMPLES: usize = 256;
+/// Samples that a layer is tried on, at least and at most: what one layer alone does is far above chance.
+const SAMPLES: (usize, usize) = (32, 256);
+
+/// Multiply-accumulates that it takes to try all layers, about.
+const MACS: f64 = 8e12;
 
 /// The sensitivity of every layer: the loss that `scorer` gives the network with that layer alone
 /// at about the budget's ratio, per unit of the layer's relative error. `scorer` is to compare with
@@ -27,7 +30,10 @@ pub fn sensitivities(
     let full = budget.cost(options, &vec![0; options.len()]).max(1);
     let share = budget.limit as f64 / full as f64;
     let mut snapshots = Snapshots::new(limits.snapshot_bytes);
-    let runs = samples.runs_of(SAMPLES);
+    // A layer is tried with those behind it: half of the network, in the mean.
+    let run = options.iter().map(|layer| layer.stored.macs as f64).sum::<f64>() / 2.0;
+    let within = (MACS / (run * options.len() as f64).max(1.0)) as usize;
+    let runs = samples.runs_of(within.clamp(SAMPLES.0, SAMPLES.1));
     let mut measured = Vec::with_capacity(options.len());
     for (l, layer) in options.iter().enumerate() {
         if progress.interrupted() {

@@ -38,7 +38,7 @@ fn request(folder: &Path, options: Options) -> Request {
         options: Options {
             search: SearchMode::Start,
             calibration_samples: 200,
-            search_samples: 150,
+            search_samples: Some(150),
             ..options
         },
     }
