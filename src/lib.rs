@@ -28,7 +28,7 @@
 //!    understood passes through. [`graph`] has the edits, each of which leaves a valid graph.
 //! 2. [`layer::find()`] looks for weights that are matrices at heart, and has a reason for each it leaves out.
 //! 3. [`dataset`] brings samples into the model's form and splits them, [`score`] says what a model loses on
-//!    them: one definition for search, training and report.
+//!    them: one definition for search, training and report. [`tokens`] are the positions of sequences that count.
 //! 4. [`eval`] runs graphs by the operators of [`ops`] and the loops of [`kernels`], gathers second moments of
 //!    the layers' inputs, and goes backward. An operator that is not there is run by tract.
 //! 5. [`factorize`] decomposes a layer once per scheme, by [`linalg`]; every rank is a slice of that.
@@ -65,6 +65,7 @@ pub mod kernels;
 pub mod graph;
 pub mod onnx;
 pub mod tract;
+pub mod tokens;
 pub mod tensor;
 pub mod linalg;
 pub mod progress;

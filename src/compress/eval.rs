@@ -13,6 +13,7 @@ use crate::onnx::Model;
 use crate::progress::Progress;
 use crate::report::{EvalMetric, EvalReport, SCHEMA_VERSION};
 use crate::score::{MetricKind, Scorer};
+use crate::search;
 use crate::tensor::Tensor;
 use crate::validate::Session;
 
@@ -69,7 +70,8 @@ pub fn eval(request: &Eval<'_>, progress: &dyn Progress) -> Result<EvalReport> {
     let outputs = runner.run(&data, "eval", progress)?;
     // With labels the reference only tells the shapes of outputs.
     let reference = expected.unwrap_or_else(|| outputs.clone());
-    let scorer = Scorer::new(reference, labels, request.metric, data.class_axis())?;
+    let tokens = search::tokens(&data, &all, runner.mask())?;
+    let scorer = Scorer::masked(reference, labels, request.metric, data.class_axis(), tokens)?;
     let score = scorer.score(&outputs, 0..data.len())?;
     let metric = scorer.metric();
     Ok(EvalReport {
@@ -138,6 +140,14 @@ enum Runner {
 }
 
 impl Runner {
+    /// Position of the input that is a mask of sequences.
+    fn mask(&self) -> Option<usize> {
+        match self {
+            Self::Tract(session) => session.batches().mask(),
+            Self::Native(evaluator) => evaluator.batches().mask(),
+        }
+    }
+
     /// The outputs on all samples, axis 0 the samples.
     fn run(&self, data: &Dataset, phase: &str, progress: &dyn Progress) -> Result<Vec<Tensor>> {
         progress.phase(phase, Some(data.len() as u64));

@@ -32,6 +32,18 @@ impl Batches {
         Self { inputs, fixed }
     }
 
+    /// Position of the one input that is a mask of sequences, `[samples, length]`, by its name. Names that
+    /// speak of padding often mean the opposite.
+    #[must_use]
+    pub fn mask(&self) -> Option<usize> {
+        let is_mask = |spec: &InputSpec| {
+            let name = spec.name.to_lowercase();
+            name.contains("mask") && !name.contains("pad") && spec.shape.len() == 2
+        };
+        let mut masks = (0..self.inputs.len()).filter(|&i| is_mask(&self.inputs[i]));
+        masks.next().filter(|_| masks.next().is_none())
+    }
+
     /// Samples per run, for samples like those in `batch` (one tensor per input).
     #[must_use]
     pub fn size(&self, sample_elements: usize) -> usize {

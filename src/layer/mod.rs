@@ -11,7 +11,7 @@ mod weight;
 pub use cost::{Cost, Extent, PRODUCTS, product_values, shapes};
 pub use find::{Filter, find};
 pub use prepare::{Prepared, prepare};
-pub use rows::{Batch, Positions, Rows, Tokens};
+pub use rows::{Batch, Positions, Rows};
 pub use weight::{LongSide, Weight};
 
 use crate::ops::ConvAttributes;

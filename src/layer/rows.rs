@@ -6,6 +6,7 @@ use super::{Form, LinearMap};
 use crate::error::OpError;
 use crate::ops::{ConvAttributes, Padding};
 use crate::tensor::{Array, Tensor};
+use crate::tokens::Tokens;
 
 /// Positions of every sample at which a layer is looked at: a seeded choice that stays the same
 /// whatever else is computed.
@@ -52,43 +53,12 @@ pub struct Batch<'a> {
     pub tokens: Option<&'a Tokens>,
 }
 
-/// The positions of sequences that a mask leaves in.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tokens {
-    /// Positions of every sequence.
-    length: usize,
-    /// For every sample those that count, ascending.
-    kept: Vec<Vec<usize>>,
-}
-
-impl Tokens {
-    /// From a mask `[samples, length]` of any type; `None` where it leaves out nothing, or holds other
-    /// numbers than 0 and 1.
-    #[must_use]
-    pub fn of(mask: &Tensor) -> Option<Self> {
-        let &[_, length] = mask.shape() else { return None };
-        let values = mask.to_f64_vec();
-        let is_mask = values.iter().all(|&v| v == 0.0 || v == 1.0);
-        if !is_mask || length == 0 || values.iter().all(|&v| v == 1.0) {
-            return None;
-        }
-        let kept = |row: &[f64]| (0..length).filter(|&i| row[i] != 0.0).collect();
-        Some(Self { length, kept: values.chunks_exact(length).map(kept).collect() })
-    }
-
-    /// The positions of a sample that count, where it has as many positions as its sequence and at least
-    /// one of them counts.
-    fn kept(&self, sample: u64, count: usize) -> Option<&[usize]> {
-        let kept = self.kept.get(usize::try_from(sample).ok()?)?;
-        (count == self.length && !kept.is_empty()).then_some(kept)
-    }
-}
-
 impl Batch<'_> {
     /// The chosen ones among `count` positions of each of the samples: with `masked` those that count.
     fn choose(&self, sample: usize, count: usize, masked: bool, at: &Positions) -> Vec<usize> {
         let sample = self.first + sample as u64;
-        match self.tokens.filter(|_| masked).and_then(|tokens| tokens.kept(sample, count)) {
+        let tokens = self.tokens.filter(|_| masked).zip(usize::try_from(sample).ok());
+        match tokens.and_then(|(tokens, sample)| tokens.kept(sample, count)) {
             Some(kept) => at.choose(sample, kept.len()).into_iter().map(|i| kept[i]).collect(),
             None => at.choose(sample, count),
         }

@@ -7,9 +7,10 @@ use rayon::prelude::*;
 use crate::error::{Error, Result};
 use crate::eval::moments::{Moments, Sums};
 use crate::eval::{Evaluator, ValueId, first_samples};
-use crate::layer::{Batch, LinearMap, Positions, Tokens};
+use crate::layer::{Batch, LinearMap, Positions};
 use crate::onnx::Model;
 use crate::tensor::Tensor;
+use crate::tokens::Tokens;
 
 use super::range::{self, Histogram};
 

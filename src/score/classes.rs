@@ -1,6 +1,9 @@
 //! Class scores: where they lie in an output, and what is lost on them.
 
+use std::borrow::Cow;
+
 use crate::tensor::Tensor;
+use crate::tokens::Tokens;
 
 /// Smallest probability that is told from zero: a class the model excludes costs 87 nats, not
 /// infinitely many.
@@ -41,6 +44,12 @@ impl ClassLayout {
     /// Positions that are classified in each sample.
     pub fn positions(&self) -> usize {
         self.before * self.after
+    }
+
+    /// The positions of a sample that count.
+    pub fn counted<'t>(&self, tokens: Option<&'t Tokens>, sample: usize) -> Cow<'t, [usize]> {
+        let kept = tokens.and_then(|tokens| tokens.kept(sample, self.positions()));
+        kept.map_or_else(|| (0..self.positions()).collect(), Cow::Borrowed)
     }
 
     /// Where the scores at one position lie within a sample.

@@ -17,6 +17,7 @@
 //! Lower losses are better. They are finite: outputs that are no numbers cost [`WORST_LOSS`].
 
 mod classes;
+mod detect;
 mod difference;
 mod metric;
 mod objective;
@@ -30,6 +31,7 @@ use difference::Difference;
 
 use crate::error::{Error, Result};
 use crate::tensor::{DataType, Tensor};
+use crate::tokens::Tokens;
 
 pub use metric::MetricKind;
 pub use objective::{Gradients, Objective, squared_errors};
@@ -58,6 +60,8 @@ pub struct Scorer {
     scores: Option<ClassScores>,
     /// Mean squared norm of each output per sample; none for outputs that are left out.
     energies: Vec<Option<f64>>,
+    /// The positions of the samples' sequences that count; `None` where all do.
+    tokens: Option<Tokens>,
 }
 
 /// The output with the class scores.
@@ -130,6 +134,21 @@ impl Scorer {
         metric: Option<MetricKind>,
         class_axis: Option<isize>,
     ) -> Result<Self> {
+        Self::masked(reference, labels, metric, class_axis, None)
+    }
+
+    /// [`Scorer::new`] for samples with sequences of which only `tokens` count: outputs
+    /// `[samples, length, ..]` are compared at those alone, and other labels are not read.
+    ///
+    /// # Errors
+    /// As [`Scorer::new`].
+    pub fn masked(
+        reference: Vec<Tensor>,
+        labels: Option<Vec<i64>>,
+        metric: Option<MetricKind>,
+        class_axis: Option<isize>,
+        tokens: Option<Tokens>,
+    ) -> Result<Self> {
         let samples = reference.iter().find_map(|t| t.shape().first().copied()).unwrap_or(0);
         let usable: Vec<bool> = reference
             .iter()
@@ -145,7 +164,8 @@ impl Scorer {
             None => labels.is_some().then_some(Task::Classification),
         };
         let mut scorer = Self {
-            energies: energies(&reference, &usable, samples),
+            energies: energies(&reference, &usable, samples, tokens.as_ref()),
+            tokens,
             reference,
             labels: Vec::new(),
             samples,
@@ -298,7 +318,8 @@ impl Scorer {
         let samples = values.chunks_exact(per_sample).zip(originals.chunks_exact(per_sample));
         for (sample, (given, expected)) in rows.zip(samples) {
             let (mut loss, mut hits) = (0.0, 0usize);
-            for position in 0..positions {
+            let counted = layout.counted(self.tokens.as_ref(), sample);
+            for &position in counted.iter() {
                 layout.gather(given, position, &mut row);
                 layout.gather(expected, position, &mut original);
                 let class = match self.task {
@@ -317,8 +338,8 @@ impl Scorer {
                     classes::divergence(original.iter().copied(), &row)
                 };
             }
-            score.losses.push(loss / positions as f64);
-            score.metrics.push(100.0 * hits as f64 / positions as f64);
+            score.losses.push(loss / counted.len() as f64);
+            score.metrics.push(100.0 * hits as f64 / counted.len() as f64);
         }
         score
     }
@@ -331,7 +352,9 @@ impl Scorer {
             let Some(energy) = *energy else { continue };
             compared += 1;
             let reference = reference.slice_batch(rows.start, rows.end);
-            let (values, originals) = (output.to_f64_vec(), reference.to_f64_vec());
+            let tokens = self.tokens.as_ref();
+            let values = counted(output, tokens, rows.start);
+            let originals = counted(&reference, tokens, rows.start);
             let length = values.len() / rows.len().max(1);
             let samples =
                 values.chunks_exact(length.max(1)).zip(originals.chunks_exact(length.max(1)));
@@ -357,84 +380,26 @@ impl Scorer {
             .enumerate()
             .filter(|&(i, t)| self.energies[i].is_some() && is_float(t.data_type()))
     }
-
-    fn class_scores(&self, output: usize, axis: isize) -> Option<ClassScores> {
-        let tensor = self.reference.get(output)?;
-        let layout = ClassLayout::new(tensor.shape(), axis).filter(|l| l.classes > 1)?;
-        let probabilities = classes::are_probabilities(tensor, layout);
-        Some(ClassScores { output, layout, probabilities })
-    }
-
-    /// The first output that has as many positions as there are labels.
-    fn labelled_scores(&self, class_axis: Option<isize>) -> Result<ClassScores> {
-        let labels = self.labels.len();
-        for (output, tensor) in self.usable_floats() {
-            let axes =
-                class_axis.map_or_else(|| ClassLayout::likely_axes(tensor.shape()), |a| vec![a]);
-            for axis in axes {
-                let Some(scores) = self.class_scores(output, axis) else { continue };
-                if scores.layout.positions().checked_mul(self.samples) != Some(labels) {
-                    continue;
-                }
-                let classes = scores.layout.classes;
-                let beyond = |&label: &i64| usize::try_from(label).map_or(true, |l| l >= classes);
-                if let Some(label) = self.labels.iter().copied().find(beyond) {
-                    return Err(mismatch(format!(
-                        "a label is {label}, but output {output} has {classes} classes: labels \
-                         count from 0"
-                    )));
-                }
-                return Ok(scores);
-            }
-        }
-        Err(mismatch(format!(
-            "{labels} labels for {} samples fit no output (shapes {}): labels are class indices, \
-             not one-hot; leave them out to compare with the original model instead",
-            self.samples,
-            self.shapes()
-        )))
-    }
-
-    /// The shapes of the outputs, for a person to read.
-    fn shapes(&self) -> String {
-        let shapes = self.reference.iter().map(|t| format!("{:?}", t.shape()));
-        shapes.collect::<Vec<_>>().join(", ")
-    }
-
-    /// The first output that may be class scores.
-    fn first_scores(&self, class_axis: Option<isize>) -> Option<ClassScores> {
-        self.usable_floats().find_map(|(output, tensor)| {
-            let axes =
-                class_axis.map_or_else(|| ClassLayout::likely_axes(tensor.shape()), |a| vec![a]);
-            axes.into_iter().find_map(|axis| self.class_scores(output, axis))
-        })
-    }
-
-    /// The only output of floats, where it looks like class scores.
-    fn only_scores(&self, class_axis: Option<isize>) -> Option<ClassScores> {
-        if self.usable_floats().count() != 1 {
-            return None;
-        }
-        let scores = self.first_scores(class_axis)?;
-        let one_row = scores.layout.positions() == 1;
-        let accepted = class_axis.is_some()
-            || scores.probabilities
-            || (one_row && !has_unit_rows(&self.reference[scores.output]));
-        accepted.then_some(scores)
-    }
 }
 
-fn energies(reference: &[Tensor], usable: &[bool], samples: usize) -> Vec<Option<f64>> {
-    let energy = |t: &Tensor| t.to_f64_vec().iter().map(|v| v * v).sum::<f64>() / samples as f64;
+fn energies(
+    reference: &[Tensor],
+    usable: &[bool],
+    samples: usize,
+    tokens: Option<&Tokens>,
+) -> Vec<Option<f64>> {
+    let square = |t: &Tensor| counted(t, tokens, 0).iter().map(|v| v * v).sum::<f64>();
+    let energy = |t: &Tensor| square(t) / samples as f64;
     reference.iter().zip(usable).map(|(t, &usable)| usable.then(|| energy(t))).collect()
 }
 
-/// Whether all rows have norm 1, as embeddings often do and class scores do not.
-fn has_unit_rows(output: &Tensor) -> bool {
-    let values = output.to_f64_vec();
-    let length = values.len() / output.shape().first().copied().unwrap_or(1).max(1);
-    let is_unit = |row: &[f64]| (row.iter().map(|v| v * v).sum::<f64>() - 1.0).abs() < 1e-3;
-    length > 0 && values.chunks_exact(length).all(is_unit)
+/// An output of samples from number `first` on, with zeros where it doesn't count.
+fn counted(output: &Tensor, tokens: Option<&Tokens>, first: usize) -> Vec<f64> {
+    let mut values = output.to_f64_vec();
+    if let Some(tokens) = tokens {
+        tokens.clear(first, output.shape(), &mut values);
+    }
+    values
 }
 
 fn is_float(data_type: DataType) -> bool {

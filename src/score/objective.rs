@@ -3,9 +3,10 @@
 
 use super::classes::{self, ClassLayout};
 use super::difference::LEAST_ENERGY;
-use super::{ClassScores, Scorer, Task, is_float, mismatch};
+use super::{ClassScores, Scorer, Task, counted, is_float, mismatch};
 use crate::error::Result;
 use crate::tensor::Tensor;
+use crate::tokens::Tokens;
 
 /// Smallest probability that gradients are divided by.
 const LEAST_DIVISOR: f64 = 1e-30;
@@ -54,7 +55,7 @@ impl Scorer {
 
     /// Random gradients with respect to the output of class scores, `None` for all others, whose second
     /// moment is that of the gradients of cross entropy with labels drawn from what `outputs` say at
-    /// `temperature`: diag(q) - q q^T in scores. `normal` gives standard normal numbers.
+    /// `temperature`: diag(q) - q q^T in scores. The outputs are of samples from number `first` on. `normal` gives standard normal numbers.
     ///
     /// Labels that are really drawn are those of other classes rarely where the model is confident, and
     /// then all of a sample's gradient: their mean over few samples is that of even fewer.
@@ -64,6 +65,7 @@ impl Scorer {
     pub fn random_gradients(
         &self,
         outputs: &[Tensor],
+        first: usize,
         temperature: f64,
         normal: &mut dyn FnMut() -> f64,
     ) -> Result<Vec<Option<Tensor>>> {
@@ -75,11 +77,12 @@ impl Scorer {
         let values = outputs[output].to_f64_vec();
         let mut slopes = vec![0.0; values.len()];
         let per_sample = (layout.positions() * layout.classes).max(1);
-        let share = 1.0 / layout.positions().max(1) as f64;
         let mut row = Vec::new();
-        for (given, out) in values.chunks_exact(per_sample).zip(slopes.chunks_exact_mut(per_sample))
-        {
-            for position in 0..layout.positions() {
+        let samples = values.chunks_exact(per_sample).zip(slopes.chunks_exact_mut(per_sample));
+        for (sample, (given, out)) in samples.enumerate() {
+            let counted = layout.counted(self.tokens.as_ref(), first + sample);
+            let share = 1.0 / counted.len().max(1) as f64;
+            for &position in counted.iter() {
                 layout.gather(given, position, &mut row);
                 let divisors: Vec<f64> = row.iter().map(|p| p.max(LEAST_DIVISOR)).collect();
                 classes::to_log_probabilities(&mut row, probabilities);
@@ -107,7 +110,7 @@ impl Scorer {
 
     /// The training loss of `outputs` and its gradient, for samples on which the original gives
     /// `reference` and whose labels are `labels` (one per classified position; read only where the
-    /// objective weighs them).
+    /// objective weighs them). `tokens` are the positions of these samples that count.
     ///
     /// # Errors
     /// When outputs differ from the reference in number or shape, labels are missing, or the
@@ -118,6 +121,7 @@ impl Scorer {
         outputs: &[Tensor],
         reference: &[Tensor],
         labels: &[i64],
+        tokens: Option<&Tokens>,
     ) -> Result<Gradients> {
         let same = outputs.len() == reference.len()
             && outputs.iter().zip(reference).all(|(a, b)| a.shape() == b.shape());
@@ -133,8 +137,15 @@ impl Scorer {
                 mismatch("labels and distillation need an output of class scores".to_owned())
             })?;
             let (given, original) = (&outputs[scores.output], &reference[scores.output]);
-            sums[scores.output] =
-                Some(classify(objective, scores, given, original, labels, &mut result.losses)?);
+            sums[scores.output] = Some(classify(
+                objective,
+                scores,
+                given,
+                original,
+                labels,
+                tokens,
+                &mut result.losses,
+            )?);
         }
         if objective.outputs != 0.0 || objective.cosine != 0.0 {
             let compared: Vec<usize> = (0..outputs.len())
@@ -144,7 +155,7 @@ impl Scorer {
             for i in compared {
                 let sum = sums[i].get_or_insert_with(|| vec![0.0; outputs[i].len()]);
                 let energy = self.energies[i].unwrap_or(0.0);
-                let pair = (&outputs[i], &reference[i]);
+                let pair = [&outputs[i], &reference[i]].map(|t| counted(t, tokens, 0));
                 imitate(objective, pair, energy, share, sum, &mut result.losses);
             }
         }
@@ -167,6 +178,7 @@ fn classify(
     given: &Tensor,
     original: &Tensor,
     labels: &[i64],
+    tokens: Option<&Tokens>,
     losses: &mut [f64],
 ) -> Result<Vec<f64>> {
     let ClassScores { layout, probabilities, .. } = scores;
@@ -182,12 +194,13 @@ fn classify(
         )));
     }
     let (mut row, mut soft, mut target) = (Vec::new(), Vec::new(), Vec::new());
-    let share = 1.0 / positions as f64;
     for (sample, loss) in losses.iter_mut().enumerate() {
         let range = sample * per_sample..(sample + 1) * per_sample;
         let (given, original) = (&values[range.clone()], &originals[range.clone()]);
         let out = &mut gradient[range];
-        for position in 0..positions {
+        let counted = layout.counted(tokens, sample);
+        let share = 1.0 / counted.len().max(1) as f64;
+        for &position in counted.iter() {
             layout.gather(given, position, &mut row);
             let divisors: Vec<f64> = row.iter().map(|p| p.max(LEAST_DIVISOR)).collect();
             classes::to_log_probabilities(&mut row, probabilities);
@@ -269,13 +282,12 @@ pub fn squared_errors(
 /// Adds the terms that compare an output as a vector.
 fn imitate(
     objective: &Objective,
-    (given, original): (&Tensor, &Tensor),
+    [values, originals]: [Vec<f64>; 2],
     energy: f64,
     share: f64,
     gradient: &mut [f64],
     losses: &mut [f64],
 ) {
-    let (values, originals) = (given.to_f64_vec(), original.to_f64_vec());
     let length = (values.len() / losses.len().max(1)).max(1);
     let samples = values.chunks_exact(length).zip(originals.chunks_exact(length));
     for ((loss, out), (a, b)) in
@@ -320,7 +332,9 @@ mod tests {
     /// The gradient along every element against central differences of the loss.
     fn check(scorer: &Scorer, objective: Objective, outputs: &[Tensor], labels: &[i64]) {
         let reference = scorer.reference().to_vec();
-        let exact = scorer.gradients(&objective, outputs, &reference, labels).unwrap();
+        let exact = scorer
+            .gradients(&objective, outputs, &reference, labels, scorer.tokens.as_ref())
+            .unwrap();
         for (i, output) in outputs.iter().enumerate() {
             let values = output.to_f64_vec();
             for k in 0..values.len() {
@@ -330,7 +344,13 @@ mod tests {
                     let at = f64::from(moved[k]);
                     let mut outputs = outputs.to_vec();
                     outputs[i] = Tensor::from_vec(output.shape(), moved).unwrap();
-                    let result = scorer.gradients(&objective, &outputs, &reference, labels);
+                    let result = scorer.gradients(
+                        &objective,
+                        &outputs,
+                        &reference,
+                        labels,
+                        scorer.tokens.as_ref(),
+                    );
                     (at, result.unwrap().losses.iter().sum())
                 };
                 let ((a, high), (b, low)) = (loss(1e-3), loss(-1e-3));
@@ -363,6 +383,35 @@ mod tests {
         check(&scorer, vector, &given, &[]);
     }
 
+    /// Where a mask leaves a position out, no loss depends on it, whatever its label.
+    #[test]
+    fn padding_has_no_slope() {
+        let mask = Tensor::from_vec(&[2, 3], vec![1i64, 1, 0, 1, 1, 1]).unwrap();
+        let tokens = Tokens::of(&mask);
+        let reference = vec![tensor(&[2, 3, 4], 3, |v| v)];
+        let labels = vec![1, 0, -100, 3, 2, 1];
+        let scorer =
+            Scorer::masked(reference, Some(labels.clone()), None, None, tokens.clone()).unwrap();
+        let classes = Objective { labels: 0.7, distill: 0.4, ..scorer.objective() };
+        let vectors = Objective { labels: 0.0, distill: 0.0, outputs: 0.6, cosine: 0.3, ..classes };
+        let given = tensor(&[2, 3, 4], 4, |v| v);
+        for objective in [classes, vectors] {
+            check(&scorer, objective, std::slice::from_ref(&given), &labels);
+            let slopes = scorer
+                .gradients(
+                    &objective,
+                    std::slice::from_ref(&given),
+                    scorer.reference(),
+                    &labels,
+                    tokens.as_ref(),
+                )
+                .unwrap();
+            let slopes = slopes.outputs[0].as_ref().unwrap().to_f64_vec();
+            let padding = 8..12;
+            assert!(slopes.iter().enumerate().all(|(i, &g)| (g == 0.0) == padding.contains(&i)));
+        }
+    }
+
     /// Against the exact second moment of the gradients with drawn labels, for scores and for the
     /// probabilities these are of.
     #[test]
@@ -384,7 +433,7 @@ mod tests {
                 let mut draws = (0..4).map(|i| if i == axis { 1.0 } else { 0.0 });
                 let mut normal = || draws.next().unwrap();
                 let given = std::slice::from_ref(&output);
-                let found = scorer.random_gradients(given, temperature, &mut normal).unwrap();
+                let found = scorer.random_gradients(given, 0, temperature, &mut normal).unwrap();
                 let g = found[0].as_ref().unwrap().to_f64_vec();
                 (0..16).for_each(|at| moment[at / 4][at % 4] += g[at / 4] * g[at % 4]);
             }
@@ -412,8 +461,13 @@ mod tests {
         let given = normal(tensor(&[3, 4], 10, |v| v + 1.2));
         let objective = Objective { labels: 1.0, ..scorer.objective() };
         let objective = Objective { distill: 0.0, ..objective };
-        let result =
-            scorer.gradients(&objective, std::slice::from_ref(&given), scorer.reference(), &labels);
+        let result = scorer.gradients(
+            &objective,
+            std::slice::from_ref(&given),
+            scorer.reference(),
+            &labels,
+            None,
+        );
         let result = result.unwrap();
         let (p, slopes) = (given.to_f64_vec(), result.outputs[0].as_ref().unwrap().to_f64_vec());
         for (sample, &label) in labels.iter().enumerate() {

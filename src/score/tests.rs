@@ -1,5 +1,6 @@
 use super::{MetricKind, Score, Scorer, Task, WORST_LOSS};
 use crate::tensor::Tensor;
+use crate::tokens::Tokens;
 
 fn tensor(shape: &[usize], values: &[f32]) -> Tensor {
     Tensor::from_vec(shape, values.to_vec()).unwrap()
@@ -214,4 +215,44 @@ fn names_are_parsed_back() {
         assert_eq!(kind.name().parse(), Ok(kind));
     }
     assert!("accuracy".parse::<MetricKind>().unwrap_err().contains("top1"));
+}
+
+/// Of two sequences of three positions the first has two that count, the second all.
+fn masked(outputs: Tensor, labels: Option<Vec<i64>>, metric: Option<MetricKind>) -> Scorer {
+    let mask = Tensor::from_vec(&[2, 3], vec![1i64, 1, 0, 1, 1, 1]).unwrap();
+    Scorer::masked(vec![outputs], labels, metric, None, Tokens::of(&mask)).unwrap()
+}
+
+#[test]
+fn padding_is_compared_with_nothing() {
+    let values: Vec<f32> = (0..12).map(|i| i as f32 - 4.5).collect();
+    let (reference, mut padding) = (tensor(&[2, 3, 2], &values), values.clone());
+    padding[4..6].fill(77.0);
+    let scorer = masked(reference, None, None);
+    let score = scorer.score(&[tensor(&[2, 3, 2], &padding)], 0..2).unwrap();
+    assert_eq!((score.mean_loss(), score.metric()), (0.0, 100.0));
+    // By hand: the other positions of the first sample hold -4.5 to -1.5.
+    let mut changed = values.clone();
+    changed[0] += 1.0;
+    let score = scorer.score(&[tensor(&[1, 3, 2], &changed[..6])], 0..1).unwrap();
+    assert!(close(
+        score.losses[0],
+        1.0 / (4.5f64.powi(2) + 3.5f64.powi(2) + 2.5f64.powi(2) + 1.5f64.powi(2))
+    ));
+    // The second sample's third position does count.
+    changed = values;
+    changed[11] += 1.0;
+    let second = tensor(&[1, 3, 2], &changed[6..]);
+    assert!(scorer.score(&[second], 1..2).unwrap().losses[0] > 0.0);
+}
+
+#[test]
+fn labels_of_padding_are_not_read() {
+    let logits = tensor(&[2, 3, 2], &[0.0; 12]);
+    let labels = vec![0, 0, -100, 1, 0, 0];
+    assert!(Scorer::new(vec![logits.clone()], Some(labels.clone()), None, None).is_err());
+    let score = masked(logits, Some(labels), None).reference_score().unwrap();
+    assert_eq!(score.metrics[0], 100.0);
+    assert!(close(score.metrics[1], 200.0 / 3.0));
+    assert!(score.losses.iter().all(|&loss| close(loss, 2f64.ln())));
 }

@@ -17,6 +17,7 @@ use crate::onnx::Model;
 use crate::progress::go_on;
 use crate::score::{Scorer, Task};
 use crate::tensor::Tensor;
+use crate::tokens::Tokens;
 
 /// Share of the mean of F's diagonal that is added to it: gradients are few and noisy, and directions
 /// that none of them has may still matter.
@@ -125,10 +126,14 @@ impl Network<'_> {
         let tape = recorder.record_prepared(inputs, prepared)?;
         let whole = tape.outputs()?;
         let outputs = recorder.evaluator().per_sample(whole.clone(), samples.range(run).len())?;
+        let first = samples.range(run).start;
         let given: Vec<Option<Tensor>> = match scorer.task() {
-            Task::Regression => outputs.iter().map(|o| noise(o, &mut random)).collect(),
+            Task::Regression => {
+                outputs.iter().map(|o| noise(o, first, samples.tokens(), &mut random)).collect()
+            }
             Task::Classification | Task::Imitation => {
-                scorer.random_gradients(&outputs, TEMPERATURE, &mut || normal(&mut random))?
+                let normal = &mut || normal(&mut random);
+                scorer.random_gradients(&outputs, first, TEMPERATURE, normal)?
             }
         };
         let given = recorder.outputs().iter().zip(given.into_iter().zip(&whole));
@@ -167,11 +172,20 @@ fn recorder(
     }
 }
 
-/// Standard normal noise of an output's shape; `None` for other types than `f32`.
-fn noise(output: &Tensor, random: &mut ChaCha8Rng) -> Option<Tensor> {
+/// Standard normal noise of the shape of an output, of samples from number `first` on, and zeros where that
+/// doesn't count; `None` for other types than `f32`.
+fn noise(
+    output: &Tensor,
+    first: usize,
+    tokens: Option<&Tokens>,
+    random: &mut ChaCha8Rng,
+) -> Option<Tensor> {
     output.f32("an output").ok()?;
-    let elements: Vec<f32> = (0..output.len()).map(|_| normal(random) as f32).collect();
-    Tensor::from_vec(output.shape(), elements).ok()
+    let mut values: Vec<f64> = (0..output.len()).map(|_| normal(random)).collect();
+    if let Some(tokens) = tokens {
+        tokens.clear(first, output.shape(), &mut values);
+    }
+    Tensor::from_vec(output.shape(), values.into_iter().map(|v| v as f32).collect()).ok()
 }
 
 /// A standard normal number (Box and Muller 1958).

@@ -44,7 +44,7 @@ pub use paper::paper;
 pub use plan::{Plan, PlanConstant, PlanLayer};
 pub use predict::{Prediction, rank_correlation};
 pub use race::Difference;
-pub use samples::Samples;
+pub use samples::{Samples, tokens};
 pub use sensitivity::sensitivities;
 pub use sequential::{Compressed, Taken};
 pub use snapshots::Snapshots;

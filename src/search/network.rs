@@ -340,7 +340,8 @@ pub fn scorer(
     progress: &dyn Progress,
 ) -> Result<Scorer> {
     let labels = if labels { samples.labels()? } else { None };
-    Scorer::new(outputs(original, samples, progress)?, labels, metric, samples.class_axis())
+    let (reference, tokens) = (outputs(original, samples, progress)?, samples.tokens().cloned());
+    Scorer::masked(reference, labels, metric, samples.class_axis(), tokens)
 }
 
 /// An evaluator's outputs on all samples, joined.

@@ -2,9 +2,10 @@
 
 use crate::dataset::Dataset;
 use crate::error::Result;
-use crate::eval::{Evaluator, InputSpec, part};
-use crate::layer::{Batch, Tokens};
+use crate::eval::{Evaluator, part};
+use crate::layer::Batch;
 use crate::tensor::Tensor;
+use crate::tokens::Tokens;
 
 /// Samples in runs of a size the evaluator likes.
 #[derive(Clone, Debug)]
@@ -21,6 +22,9 @@ pub struct Samples {
 /// Inputs of all runs are kept in memory up to this many bytes.
 const KEPT_BYTES: usize = 256 << 20;
 
+/// Samples whose inputs are read at once where only their masks are kept.
+const READ: usize = 64;
+
 impl Samples {
     /// The given samples of `data` for `evaluator`.
     ///
@@ -30,7 +34,7 @@ impl Samples {
         let first = data.batch(indices.get(..1).unwrap_or(&[]))?;
         let size = evaluator.batch_size(&first);
         let bytes = first.iter().map(Tensor::byte_len).sum::<usize>() * indices.len();
-        let tokens = tokens(data, &indices, evaluator)?;
+        let tokens = tokens(data, &indices, evaluator.batches().mask())?;
         let mut samples = Self { data: data.clone(), indices, size, kept: None, tokens };
         if bytes <= KEPT_BYTES {
             let runs = (0..samples.runs()).map(|run| samples.load(run)).collect::<Result<_>>()?;
@@ -114,15 +118,16 @@ impl Samples {
     }
 }
 
-/// What the one input that is a mask of sequences leaves in: by its name, and its numbers. Names that
-/// speak of padding often mean the opposite.
-fn tokens(data: &Dataset, indices: &[usize], evaluator: &Evaluator) -> Result<Option<Tokens>> {
-    let is_mask = |spec: &InputSpec| {
-        let name = spec.name.to_lowercase();
-        name.contains("mask") && !name.contains("pad") && spec.shape.len() == 2
-    };
-    let inputs = &evaluator.batches().inputs;
-    let masks: Vec<usize> = (0..inputs.len()).filter(|&i| is_mask(&inputs[i])).collect();
-    let &[mask] = &masks[..] else { return Ok(None) };
-    Ok(data.batch(indices)?.get(mask).and_then(Tokens::of))
+/// What the input at position `mask` leaves in of the sequences of samples, where there is one.
+///
+/// # Errors
+/// When the data can't be read.
+pub fn tokens(data: &Dataset, indices: &[usize], mask: Option<usize>) -> Result<Option<Tokens>> {
+    let Some(mask) = mask else { return Ok(None) };
+    // The other inputs may be large.
+    let read =
+        |some: &[usize]| -> Result<Option<Tensor>> { Ok(data.batch(some)?.into_iter().nth(mask)) };
+    let parts: Option<Vec<Tensor>> = indices.chunks(READ).map(read).collect::<Result<_>>()?;
+    let whole = parts.and_then(|parts| Tensor::concat_batch(&parts).ok());
+    Ok(whole.as_ref().and_then(Tokens::of))
 }

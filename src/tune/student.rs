@@ -13,6 +13,7 @@ use crate::onnx::{Model, TensorProto};
 use crate::progress::Progress;
 use crate::score::{Objective, Scorer, squared_errors};
 use crate::tensor::Tensor;
+use crate::tokens::Tokens;
 
 /// A model whose constants are trained towards an objective.
 pub struct Student<'a> {
@@ -327,11 +328,15 @@ impl<'a> Student<'a> {
             // A model of a fixed batch has rows left over, which no loss looks at.
             let evaluator = self.recorder.evaluator();
             let fixed = evaluator.batches().fixed;
+            let mask = evaluator.batches().mask();
+            let tokens = mask.and_then(|mask| inputs.get(mask).and_then(Tokens::of));
             let inputs = inputs.iter().map(|t| part(t, &(0..samples.len()), fixed)).collect();
             let tape = self.recorder.record_prepared(inputs, prepared)?;
             let whole = tape.outputs()?;
             let outputs = evaluator.per_sample(whole.clone(), samples.len())?;
-            let slopes = self.scorer.gradients(&self.objective, &outputs, &reference, &labels)?;
+            let tokens = tokens.as_ref();
+            let slopes =
+                self.scorer.gradients(&self.objective, &outputs, &reference, &labels, tokens)?;
             loss += slopes.losses.iter().sum::<f64>();
             let given = self.recorder.outputs().iter().zip(slopes.outputs.into_iter().zip(&whole));
             let mut given: Vec<(String, Tensor)> = given

@@ -91,6 +91,12 @@ impl Session {
         Ok(Self { plan, batches: Batches::new(specs), outputs, warnings })
     }
 
+    /// The batch sizes that the model takes, and its inputs.
+    #[must_use]
+    pub fn batches(&self) -> &Batches {
+        &self.batches
+    }
+
     /// The inputs that [`Session::run`] takes, in that order.
     #[must_use]
     pub fn inputs(&self) -> &[InputSpec] {

@@ -2,9 +2,10 @@
 
 use ndarray::ArrayView1;
 use onnx_bsr::eval::Evaluator;
-use onnx_bsr::layer::{Batch, Layer, Positions, Tokens};
+use onnx_bsr::layer::{Batch, Layer, Positions};
 use onnx_bsr::onnx::Model;
 use onnx_bsr::tensor::Tensor;
+use onnx_bsr::tokens::Tokens;
 
 use super::forms::{convolutions, transposed_convolutions};
 use super::models::Builder;
