@@ -244,7 +244,8 @@ pub fn descend(
     let mut step = state.history.steps;
     (0..step).for_each(|_| drop(order.next(batch)));
     let (mut sum, mut since) = (0.0, 0usize);
-    let mut ended = samples.is_empty() || total == 0;
+    // A state may have been kept right when training gave up.
+    let mut ended = samples.is_empty() || total == 0 || state.history.setbacks > RETRIES;
     // Where time ends the training, checks are spread over time: steps say little then.
     let slots = recipe.time.map_or(0.0, |time| {
         let most = CHECK_SHARE * time.as_secs_f64() / state.check_seconds.max(1e-9);
