@@ -35,7 +35,7 @@ pub(super) fn fill_layers(
 
 fn entry(layer: &Layer, factors: Option<&Factors>, own_bias: bool, at: Extent) -> report::Layer {
     let before = layer.weight_params + layer.bias_params;
-    let dense = layer.map.as_ref().map(|m| (m.rows * m.columns * m.groups) as u64 * at.output);
+    let dense = layer.map.as_ref().map(|m| m.macs() * at.output);
     // Extents are not known where the model can't be run.
     let known = at.output > 0;
     let choice = factors.and_then(|f| f.choice);

@@ -173,7 +173,7 @@ fn run_macs(network: &Network<'_>) -> f64 {
     let layers = network.layers.iter().zip(&network.extents);
     let macs = |(layer, at): (&Layer, &Extent)| {
         let map = layer.map.as_ref()?;
-        Some((map.groups * map.columns * map.rows) as f64 * at.output as f64)
+        Some(map.macs() as f64 * at.output as f64)
     };
     layers.filter_map(macs).sum()
 }
@@ -184,7 +184,7 @@ fn refit_macs(network: &Network<'_>, samples: usize) -> f64 {
     let layers = network.layers.iter().zip(&network.extents);
     layers
         .filter_map(|(layer, at)| {
-            let map = layer.map.as_ref()?;
+            let map = layer.map.as_ref().filter(|map| !map.is_table())?;
             let columns = map.columns as f64;
             let positions = samples as f64 * at.output as f64;
             let rows = positions.min((ROWS.1 as f64 * columns).clamp(4096.0, 131_072.0));

@@ -17,6 +17,8 @@ const COLUMNS: usize = 192;
 pub struct Sums {
     /// Number of rows.
     pub rows: usize,
+    /// Whether x is known by the index of the one element that is 1, all others being 0.
+    looked_up: bool,
     x: Array1<f64>,
     t: Array1<f64>,
     tt: Array1<f64>,
@@ -34,7 +36,8 @@ struct Products {
     tx: Array2<f64>,
 }
 
-/// Means and centred second moments.
+/// Means and centred second moments. Of rows of a table that are looked up, moments about zero of x
+/// alone: xx has on its diagonal how often each one is, as a share.
 #[derive(Clone, Debug)]
 pub struct Moments {
     /// Number of rows they were taken over.
@@ -57,6 +60,7 @@ impl Sums {
     pub fn new(n: usize, m: usize) -> Self {
         Self {
             rows: 0,
+            looked_up: false,
             x: Array1::zeros(n),
             t: Array1::zeros(m),
             tt: Array1::zeros(m),
@@ -65,12 +69,27 @@ impl Sums {
         }
     }
 
+    /// Nothing yet, for rows of a table of `n` that are looked up: x is one index, and of t nothing is
+    /// kept.
+    #[must_use]
+    pub fn of_table(n: usize) -> Self {
+        Self { looked_up: true, ..Self::new(n, 0) }
+    }
+
     /// Adds rows: `x` `[rows, n]` and `t` `[rows, m]`, both row-major.
     ///
     /// # Errors
     /// When the slices are not of equally many whole rows.
     pub fn add(&mut self, x: &[f32], t: &[f32]) -> Result<(), OpError> {
         let (n, m) = (self.x.len(), self.t.len());
+        if self.looked_up {
+            for &index in x {
+                let place = self.x.get_mut(index as usize);
+                *place.ok_or_else(|| OpError::shape("a place beyond the table"))? += 1.0;
+            }
+            self.rows += x.len();
+            return Ok(());
+        }
         if n == 0 || m == 0 || !x.len().is_multiple_of(n) || x.len() / n * m != t.len() {
             return Err(OpError::shape("rows of inputs and targets differ in number"));
         }
@@ -142,7 +161,7 @@ impl Sums {
             (own @ None, Some(other)) => *own = Some(other.clone()),
             (_, None) => {}
         }
-        self.append(&other.pending.0, &other.pending.1)
+        if self.looked_up { Ok(()) } else { self.append(&other.pending.0, &other.pending.1) }
     }
 
     /// The moments; `None` over no rows.
@@ -155,6 +174,16 @@ impl Sums {
             return Ok(None);
         }
         let count = self.rows as f64;
+        if self.looked_up {
+            return Ok(Some(Moments {
+                rows: self.rows,
+                xx: Covariance::of_diagonal(&self.x / count),
+                x_mean: Array1::zeros(n),
+                t_mean: Array1::zeros(0),
+                tx: Array2::zeros((0, n)),
+                tt: Array1::zeros(0),
+            }));
+        }
         let (x_mean, t_mean) = (&self.x / count, &self.t / count);
         let tt = (&self.tt / count - &t_mean * &t_mean).mapv(|v| v.max(0.0));
         if self.products.is_some() || self.rows > n {

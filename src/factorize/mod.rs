@@ -14,6 +14,9 @@
 //! | tucker | U U^T A P | P as above, then exact reduced-rank regression on P x |
 //! | dense | any | regression |
 //!
+//! A table that rows are looked up in is the same, with an x that is 1 at one place: G is a diagonal, of
+//! how often each row is looked up.
+//!
 //! A ridge pulls M towards the original weight where the data say little; with G = I and T = W,
 //! that is without data, all of this is the plain SVD.
 
@@ -178,6 +181,7 @@ impl Choice {
                 let spread = map.spread() as u64;
                 rank * (columns * spread * at.output + rows / spread * at.middle)
             }
+            (_, None) if map.is_table() => rank * rows * at.output,
             (_, None) => rank * (columns + rows) * at.output,
         };
         per_group * map.groups as u64

@@ -79,6 +79,7 @@ fn replace_node(
         Form::GemmLeft { trans_b, beta, .. } => builder.gemm_left(*trans_b, *beta)?,
         Form::MatMulRight => builder.matmul(false)?,
         Form::MatMulLeft => builder.matmul(true)?,
+        Form::Table => builder.table()?,
     }
     Ok(builder.out)
 }
@@ -357,6 +358,20 @@ impl Builder<'_> {
                 attribute.push(AttributeProto::from_float("beta", beta));
             }
             Ok(this.push("Gemm", part.name, input, attribute, part.last))
+        })?;
+        Ok(())
+    }
+
+    /// A narrower table, and the product of its rows.
+    fn table(&mut self) -> Result<()> {
+        let attribute = self.node.attribute.clone();
+        self.chain(|this, part, value| {
+            let weight = this.matrix(part.name, part.matrix.t())?;
+            Ok(if part.first {
+                this.push("Gather", part.name, vec![weight, value], attribute.clone(), part.last)
+            } else {
+                this.push("MatMul", part.name, vec![value, weight], Vec::new(), part.last)
+            })
         })?;
         Ok(())
     }

@@ -41,7 +41,7 @@ impl Factors {
             let Some(index) = weights.checked_sub(1).filter(|_| !is_bias) else { continue };
             weights = index;
             let transposed = match map.form {
-                Form::MatMulRight => true,
+                Form::MatMulRight | Form::Table => true,
                 // All but the 1 x 1 convolution, whose weight has its outputs first.
                 Form::ConvTranspose { .. } => self.is_transposed(index),
                 _ => false,

@@ -58,7 +58,7 @@ impl std::iter::Sum for Cost {
 pub const PRODUCTS: [&str; 7] =
     ["Conv", "ConvTranspose", "Gemm", "MatMul", "ConvInteger", "MatMulInteger", "MatMulNBits"];
 
-/// Shapes of the inputs and outputs of [`PRODUCTS`], found by running the model on `inputs`.
+/// Shapes of the inputs and outputs of [`PRODUCTS`] and of tables, found by running the model on `inputs`.
 ///
 /// # Errors
 /// When an operator fails.
@@ -66,7 +66,7 @@ pub fn shapes(model: &Model, inputs: Vec<Tensor>) -> Result<HashMap<String, Vec<
     Evaluator::shapes(model, inputs, &product_values(model))
 }
 
-/// Names of the inputs and outputs of [`PRODUCTS`], constants apart.
+/// Names of the inputs and outputs of [`PRODUCTS`] and of Gather from constants, these apart.
 #[must_use]
 pub fn product_values(model: &Model) -> Vec<&str> {
     let graph = model.graph();
@@ -81,7 +81,10 @@ pub fn product_values(model: &Model) -> Vec<&str> {
     let mut names: Vec<&str> = graph
         .node
         .iter()
-        .filter(|n| products.contains(&n.op_type()))
+        .filter(|n| {
+            let from_table = || n.input.first().is_some_and(|table| !made.contains(table.as_str()));
+            products.contains(&n.op_type()) || (n.op_type() == "Gather" && from_table())
+        })
         .flat_map(|n| n.input.iter().chain(&n.output))
         .map(String::as_str)
         .filter(|name| made.contains(name))
@@ -92,6 +95,12 @@ pub fn product_values(model: &Model) -> Vec<&str> {
 }
 
 impl LinearMap {
+    /// Multiply-accumulates of one application to all groups: none where a row is looked up.
+    #[must_use]
+    pub fn macs(&self) -> u64 {
+        if self.is_table() { 0 } else { (self.groups * self.rows * self.columns) as u64 }
+    }
+
     /// At how many positions `node`, of which this is the map, applies it.
     fn extent(&self, node: &NodeProto, values: &HashMap<String, Vec<usize>>) -> Option<Extent> {
         let total = |shape: &[usize]| shape.iter().map(|&d| d as u64).product::<u64>();
@@ -156,6 +165,7 @@ impl Layer {
                 let taps: u64 = taps(weight?)?;
                 return Some(inputs * taps);
             }
+            (_, Some(map)) if map.is_table() => 0,
             (_, Some(map)) => map.columns as u64,
             ("MatMulNBits", _) => u64::try_from(node.int("K")?).ok()?,
             ("Conv" | "ConvInteger", None) => taps(weight?)?,

@@ -16,6 +16,9 @@ use crate::ops::ConvAttributes;
 /// A weight with fewer elements than this can't pay for another node.
 pub(super) const SMALLEST: u64 = 64;
 
+/// Rows of a table that can be counted by an `f32`.
+const MOST_PLACES: usize = 1 << 24;
+
 /// Which layers may be factorized, by globs of node or weight names.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
@@ -115,7 +118,7 @@ pub fn find(model: &Model, filter: &Filter) -> Result<Vec<Layer>> {
             if shape.len() < 2
                 || elements == 0
                 || role == Role::Bias
-                || (role == Role::Other && elements < SMALLEST)
+                || (matches!(role, Role::Other | Role::Table) && elements < SMALLEST)
             {
                 continue;
             }
@@ -134,7 +137,7 @@ pub fn find(model: &Model, filter: &Filter) -> Result<Vec<Layer>> {
             let code = stored.data_type();
             let float = [Code::Float, Code::Float16, Code::Bfloat16, Code::Double];
             if !float.iter().any(|&c| c as i32 == code) {
-                if role == Role::Other {
+                if matches!(role, Role::Other | Role::Table) {
                     continue;
                 }
                 layer.skip = Some(format!("not float but {}", data_type_name(code)));
@@ -162,6 +165,12 @@ pub fn find(model: &Model, filter: &Filter) -> Result<Vec<Layer>> {
                 };
                 match readers.uses(model, weight, (index, position), map, map_of)? {
                     Ok(others) => layer.others = others,
+                    Err(reason) if role == Role::Table => {
+                        found = Err(format!(
+                            "a table that rows are looked up in, {reason}; --quantize stores it in \
+                             fewer bits"
+                        ));
+                    }
                     Err(reason) => found = Err(reason),
                 }
             }
@@ -193,7 +202,7 @@ fn in_bodies(
 ) {
     for inner in graph::body_nodes(node) {
         for (position, weight) in inner.input.iter().enumerate() {
-            if matches!(role(inner, position), Role::Other | Role::Bias)
+            if matches!(role(inner, position), Role::Other | Role::Bias | Role::Table)
                 && !is_recurrent(inner, position)
             {
                 continue;
@@ -240,6 +249,8 @@ enum Role {
     GemmLeft,
     MatMulRight,
     MatMulLeft,
+    /// A table that rows are looked up in.
+    Table,
     /// What Gemm adds, which counts as part of the layer of its weight.
     Bias,
     /// A weight of an operator that is not factorized.
@@ -256,6 +267,7 @@ fn role(node: &NodeProto, position: usize) -> Role {
         ("" | "ai.onnx", "MatMul" | "MatMulInteger", 1) => Role::MatMulRight,
         ("com.microsoft", "MatMulNBits", 1) => Role::MatMulRight,
         ("" | "ai.onnx", "MatMul", 0) => Role::MatMulLeft,
+        ("" | "ai.onnx", "Gather", 0) => Role::Table,
         _ => Role::Other,
     }
 }
@@ -316,6 +328,7 @@ fn linear_map(
         }
         Role::ConvTransposeWeight => transposed(node, shape),
         Role::Bias | Role::Other => Ok(Err(other_reason(node))),
+        Role::Table if shape.len() != 2 => Ok(Err(format!("a table of {shape:?}"))),
         _ if shape.len() != 2 => Ok(Err(format!("a batch of matrices {shape:?}"))),
         Role::GemmRight => {
             let (trans_a, trans_b) = (flag("transA"), flag("transB"));
@@ -350,15 +363,22 @@ fn linear_map(
         }
         Role::MatMulRight => matrix(Form::MatMulRight, shape[1], shape[0], None),
         Role::MatMulLeft => matrix(Form::MatMulLeft, shape[0], shape[1], None),
+        Role::Table if !matches!(node.int("axis"), None | Some(0)) => {
+            Ok(Err("a table whose columns are looked up".to_owned()))
+        }
+        Role::Table if node.input.get(1).is_none_or(|places| constants.contains_key(places)) => {
+            Ok(Err("a table of which the same rows are always looked up".to_owned()))
+        }
+        Role::Table if shape[0] > MOST_PLACES => {
+            Ok(Err(format!("a table of more than {MOST_PLACES} rows")))
+        }
+        Role::Table => matrix(Form::Table, shape[1], shape[0], None),
     }
 }
 
 /// Why a weight of an operator that is not factorized is left alone.
 fn other_reason(node: &NodeProto) -> String {
     match node.op_type() {
-        "Gather" => {
-            "a table that rows are looked up in: --quantize stores it in fewer bits".to_owned()
-        }
         other @ ("LSTM" | "GRU" | "RNN") => {
             format!("a weight of {other}: --quantize stores it in fewer bits, ranks stay")
         }

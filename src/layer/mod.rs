@@ -126,7 +126,7 @@ impl LinearMap {
     #[must_use]
     pub fn data_input(&self) -> usize {
         match self.form {
-            Form::MatMulLeft | Form::GemmLeft { .. } => 1,
+            Form::MatMulLeft | Form::GemmLeft { .. } | Form::Table => 1,
             _ => 0,
         }
     }
@@ -137,8 +137,17 @@ impl LinearMap {
     pub fn takes_bias(&self) -> bool {
         !matches!(
             self.form,
-            Form::GemmLeft { .. } | Form::Gemm { free_bias: true, .. } | Form::ConvTranspose { .. }
+            Form::GemmLeft { .. }
+                | Form::Gemm { free_bias: true, .. }
+                | Form::ConvTranspose { .. }
+                | Form::Table
         )
+    }
+
+    /// Whether the map's inputs are places in a table: x is 1 at one of them, and 0 elsewhere.
+    #[must_use]
+    pub fn is_table(&self) -> bool {
+        matches!(self.form, Form::Table)
     }
 }
 
@@ -183,4 +192,7 @@ pub enum Form {
     MatMulRight,
     /// MatMul with the weight `[rows, columns]` on the left.
     MatMulLeft,
+    /// Gather from a table `[columns, rows]`, such as one of word embeddings: x is 1 at the place that is
+    /// looked up.
+    Table,
 }

@@ -100,7 +100,7 @@ pub struct Rows {
 }
 
 impl LinearMap {
-    /// What the map sees at the chosen positions of a batch.
+    /// What the map sees at the chosen positions of a batch: of a table the place that is looked up.
     ///
     /// # Errors
     /// When `x` is not an input of this map.
@@ -110,6 +110,10 @@ impl LinearMap {
         batch: &Batch<'_>,
         at: &Positions,
     ) -> Result<Rows, OpError> {
+        if self.is_table() {
+            let x = self.places(x)?;
+            return self.gather(&x, x.ndim() - 1, 1, true, batch, at);
+        }
         let x = x.f32("a layer's input")?;
         match &self.form {
             Form::Conv(attributes) => self.patches(x, attributes, batch, at),
@@ -158,6 +162,21 @@ impl LinearMap {
                 self.gather(y, axis, self.rows, true, batch, at)
             }
         }
+    }
+
+    /// Places in a table from its start, as rows of one element.
+    fn places(&self, x: &Tensor) -> Result<Array<f32>, OpError> {
+        let place = |&place: &i64| {
+            let from_start = if place < 0 { place + self.columns as i64 } else { place };
+            from_start as f32
+        };
+        let places: Vec<f32> = match x {
+            Tensor::I64(x) => x.iter().map(place).collect(),
+            Tensor::I32(x) => x.iter().map(|&v| place(&i64::from(v))).collect(),
+            _ => return Err(OpError::shape("places in a table are no integers")),
+        };
+        let shape: Vec<usize> = x.shape().iter().copied().chain([1]).collect();
+        Array::from_shape_vec(shape, places).map_err(|e| OpError::shape(e.to_string()))
     }
 
     /// The axis of the data that W contracts, and whether axis 0 counts samples.

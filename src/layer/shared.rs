@@ -74,7 +74,9 @@ fn alike(model: &Model, a: &LinearMap, b: &LinearMap) -> Result<bool> {
             Form::GemmLeft { trans_a, alpha, .. },
             Form::GemmLeft { trans_a: other, alpha: scale, .. },
         ) => trans_a == other && alpha == scale,
-        (Form::MatMulRight, Form::MatMulRight) | (Form::MatMulLeft, Form::MatMulLeft) => true,
+        (Form::MatMulRight, Form::MatMulRight)
+        | (Form::MatMulLeft, Form::MatMulLeft)
+        | (Form::Table, Form::Table) => true,
         _ => false,
     };
     let sizes = |map: &LinearMap| (map.groups, map.rows, map.columns, map.takes_bias());

@@ -25,7 +25,7 @@ impl Form {
             Self::MatMulLeft => Some((false, 1.0)),
             Self::Gemm { trans_b, alpha, .. } => Some((!trans_b, f64::from(*alpha))),
             Self::GemmLeft { trans_a, alpha, .. } => Some((*trans_a, f64::from(*alpha))),
-            Self::MatMulRight | Self::ConvTranspose { .. } => Some((true, 1.0)),
+            Self::MatMulRight | Self::ConvTranspose { .. } | Self::Table => Some((true, 1.0)),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! A second-moment matrix, dense or, where it was taken over fewer rows than it has columns, by the
-//! rows themselves: then nothing of the size columns x columns is ever formed.
+//! A second-moment matrix, dense, diagonal or, where it was taken over fewer rows than it has columns, by
+//! the rows themselves: then nothing of the size columns x columns is ever formed.
 
 use ndarray::{Array1, Axis};
 
@@ -19,21 +19,23 @@ enum Form {
     Dense(Matrix),
     /// X with G = X^T X, `[rows, order]`.
     Rows(Matrix),
+    /// The diagonal of a G that has nothing beside it, `[order]`.
+    Diagonal(Array1<f64>),
 }
 
 /// Solves systems with a [`Covariance`].
 #[derive(Debug)]
 pub struct Solver<'a> {
     covariance: &'a Covariance,
-    /// Of G + ridge I, or of X X^T + ridge I.
-    cholesky: Cholesky,
+    /// Of G + ridge I, or of X X^T + ridge I; none of a diagonal.
+    cholesky: Option<Cholesky>,
 }
 
 impl Covariance {
     /// The identity.
     #[must_use]
     pub fn identity(order: usize) -> Self {
-        Self::dense(Matrix::eye(order))
+        Self::of_diagonal(Array1::ones(order))
     }
 
     /// From G itself, `[order, order]`.
@@ -48,19 +50,35 @@ impl Covariance {
         Self { form: Form::Rows(x), ridge: 0.0 }
     }
 
+    /// From the diagonal of a G that has nothing beside it.
+    #[must_use]
+    pub fn of_diagonal(diagonal: Array1<f64>) -> Self {
+        Self { form: Form::Diagonal(diagonal), ridge: 0.0 }
+    }
+
     /// Number of columns.
     #[must_use]
     pub fn order(&self) -> usize {
         match &self.form {
             Form::Dense(m) | Form::Rows(m) => m.ncols(),
+            Form::Diagonal(d) => d.len(),
         }
+    }
+
+    /// Whether it is known by its diagonal.
+    #[must_use]
+    pub fn is_diagonal(&self) -> bool {
+        matches!(self.form, Form::Diagonal(_))
     }
 
     /// The numbers that it is made of.
     pub fn elements(&self) -> impl Iterator<Item = f64> {
-        let rows = matches!(self.form, Form::Rows(_));
-        let (Form::Dense(m) | Form::Rows(m)) = &self.form;
-        m.iter().copied().chain([self.ridge, f64::from(u8::from(rows))])
+        let (elements, form): (Box<dyn Iterator<Item = &f64> + '_>, u8) = match &self.form {
+            Form::Dense(m) => (Box::new(m.iter()), 0),
+            Form::Rows(m) => (Box::new(m.iter()), 1),
+            Form::Diagonal(d) => (Box::new(d.iter()), 2),
+        };
+        elements.copied().chain([self.ridge, f64::from(form)])
     }
 
     /// Bytes that it takes.
@@ -68,6 +86,7 @@ impl Covariance {
     pub fn byte_len(&self) -> usize {
         match &self.form {
             Form::Dense(m) | Form::Rows(m) => m.len() * size_of::<f64>(),
+            Form::Diagonal(d) => d.len() * size_of::<f64>(),
         }
     }
 
@@ -77,6 +96,7 @@ impl Covariance {
         let trace = match &self.form {
             Form::Dense(g) => g.diag().sum(),
             Form::Rows(x) => x.iter().map(|v| v * v).sum(),
+            Form::Diagonal(d) => d.sum(),
         };
         trace / self.order().max(1) as f64 + self.ridge
     }
@@ -94,6 +114,12 @@ impl Covariance {
                 let last = mean.view().insert_axis(Axis(0));
                 *x = ndarray::concatenate![Axis(0), *x, last];
             }
+            Form::Diagonal(_) if mean.iter().all(|&m| m == 0.0) => {}
+            Form::Diagonal(d) => {
+                let column = mean.view().insert_axis(Axis(1)).to_owned();
+                let g = product(&column, &column.t().to_owned()) + Matrix::from_diag(d);
+                self.form = Form::Dense(g);
+            }
         }
         self
     }
@@ -104,6 +130,7 @@ impl Covariance {
         let form = match &self.form {
             Form::Dense(g) => Form::Dense(map(&map(g).t().to_owned())),
             Form::Rows(x) => Form::Rows(map(x)),
+            Form::Diagonal(d) => Form::Rows(map(&Matrix::from_diag(&d.mapv(f64::sqrt)))),
         };
         Self { form, ridge: 0.0 }
     }
@@ -114,6 +141,7 @@ impl Covariance {
         let own = match &self.form {
             Form::Dense(g) => g.diag().to_vec(),
             Form::Rows(x) => x.columns().into_iter().map(|c| c.dot(&c)).collect(),
+            Form::Diagonal(d) => d.to_vec(),
         };
         own.into_iter().map(|v| v + self.ridge).collect()
     }
@@ -122,10 +150,18 @@ impl Covariance {
     /// identity to come closest to the truth, as the ridge to add in shares of the mean variance:
     /// rho / (1 - rho) with rho of the oracle approximating shrinkage (Chen, Wiesel, Eldar and Hero
     /// 2010, equation 23).
+    ///
+    /// A diagonal is that of inputs of which one at a time is 1: shares of the rows. What more rows would
+    /// show that these don't has the share of those seen once (Good 1953, equation 9).
     #[must_use]
     pub fn shrinkage(&self, rows: usize) -> f64 {
         let squares = |m: &Matrix| m.iter().map(|v| v * v).sum::<f64>();
+        let share = |rho: f64| (rho / (1.0 - rho).max(1e-3)).max(0.0);
         let (trace, square) = match &self.form {
+            Form::Diagonal(d) => {
+                let once = d.iter().filter(|&&v| (v * rows as f64 - 1.0).abs() < 0.5).count();
+                return share(once as f64 / rows.max(1) as f64);
+            }
             Form::Dense(g) => (g.diag().sum(), squares(g)),
             Form::Rows(x) => (squares(x), squares(&product(x, &x.t().to_owned()))),
         };
@@ -135,7 +171,7 @@ impl Covariance {
         let below = (n + 1.0 - 2.0 / p) * spread;
         // All variances alike: nothing to learn from the rows.
         let rho = if below > above { above / below } else { 1.0 };
-        (rho / (1.0 - rho).max(1e-3)).max(0.0)
+        share(rho)
     }
 
     /// Adds `share` of the mean variance to the diagonal; returns what was added. A mean variance up
@@ -154,6 +190,7 @@ impl Covariance {
         let image = match &self.form {
             Form::Dense(g) => product(m, g),
             Form::Rows(x) => product(&product(m, &x.t().to_owned()), x),
+            Form::Diagonal(d) => m * d,
         };
         if self.ridge == 0.0 { image } else { image + &(m * self.ridge) }
     }
@@ -162,7 +199,7 @@ impl Covariance {
     #[must_use]
     pub fn sandwich(&self, m: &Matrix) -> Matrix {
         let full = match &self.form {
-            Form::Dense(_) => product(&self.apply(m), &m.t().to_owned()),
+            Form::Dense(_) | Form::Diagonal(_) => product(&self.apply(m), &m.t().to_owned()),
             Form::Rows(x) => {
                 let image = product(m, &x.t().to_owned());
                 let own = product(m, &m.t().to_owned()) * self.ridge;
@@ -176,7 +213,9 @@ impl Covariance {
     #[must_use]
     pub fn energy(&self, m: &Matrix) -> f64 {
         match &self.form {
-            Form::Dense(_) => m.iter().zip(&self.apply(m)).map(|(a, b)| a * b).sum(),
+            Form::Dense(_) | Form::Diagonal(_) => {
+                m.iter().zip(&self.apply(m)).map(|(a, b)| a * b).sum()
+            }
             Form::Rows(x) => {
                 let image = product(m, &x.t().to_owned());
                 let squares = |m: &Matrix| m.iter().map(|v| v * v).sum::<f64>();
@@ -191,6 +230,7 @@ impl Covariance {
         let mut g = match &self.form {
             Form::Dense(g) => g.clone(),
             Form::Rows(x) => product(&x.t().to_owned(), x),
+            Form::Diagonal(d) => Matrix::from_diag(d),
         };
         g.diag_mut().iter_mut().for_each(|v| *v += self.ridge);
         g
@@ -205,9 +245,10 @@ impl Covariance {
             Form::Rows(x) if self.ridge > 0.0 => {
                 let mut gram = product(x, &x.t().to_owned());
                 gram.diag_mut().iter_mut().for_each(|v| *v += self.ridge);
-                Cholesky::new(&gram)?
+                Some(Cholesky::new(&gram)?)
             }
-            _ => Cholesky::new(&self.to_dense())?,
+            Form::Diagonal(d) if d.iter().all(|v| v + self.ridge > 0.0) => None,
+            _ => Some(Cholesky::new(&self.to_dense())?),
         };
         Ok(Solver { covariance: self, cholesky })
     }
@@ -221,12 +262,20 @@ impl Solver<'_> {
     /// # Errors
     /// When `rhs` has another number of columns.
     pub fn solve_right(&self, rhs: &Matrix) -> Result<Matrix> {
-        match &self.covariance.form {
-            Form::Rows(x) if self.covariance.ridge > 0.0 => {
-                let inner = self.cholesky.solve_right(&product(rhs, &x.t().to_owned()))?;
-                Ok((rhs - &product(&inner, x)) / self.covariance.ridge)
+        let Covariance { form, ridge } = self.covariance;
+        match (form, &self.cholesky) {
+            (Form::Rows(x), Some(cholesky)) if *ridge > 0.0 => {
+                let inner = cholesky.solve_right(&product(rhs, &x.t().to_owned()))?;
+                Ok((rhs - &product(&inner, x)) / *ridge)
             }
-            _ => self.cholesky.solve_right(rhs),
+            (_, Some(cholesky)) => cholesky.solve_right(rhs),
+            (_, None) => {
+                let diagonal = Array1::from(self.covariance.diagonal());
+                if rhs.ncols() != diagonal.len() {
+                    return Err(super::failed("a covariance", "another number of columns"));
+                }
+                Ok(rhs / &diagonal)
+            }
         }
     }
 }
@@ -284,6 +333,39 @@ mod tests {
         estimate.add_ridge(share, 0.0);
         let after = error(&(estimate.to_dense() / (1.0 + share)));
         assert!(share > 0.05 && after < 0.7 * before, "{share} {before} {after}");
+    }
+
+    #[test]
+    fn a_diagonal_is_what_the_dense_form_of_it_is() {
+        let d = Array1::from_shape_fn(6, |i| (i as f64 + 1.0) / 21.0);
+        let mut diagonal = Covariance::of_diagonal(d.clone());
+        let mut dense = Covariance::dense(Matrix::from_diag(&d));
+        let m = random(4, 6, 11);
+        let near = |a: &Matrix, b: &Matrix| (a - b).iter().all(|d| d.abs() < 1e-12);
+        assert!(near(&diagonal.solver().unwrap().solve_right(&m).unwrap(), &(&m / &d)));
+        assert!((diagonal.add_ridge(0.1, 0.0) - dense.add_ridge(0.1, 0.0)).abs() < 1e-15);
+        assert!(near(&diagonal.apply(&m), &dense.apply(&m)));
+        assert!(near(&diagonal.sandwich(&m), &dense.sandwich(&m)));
+        assert!(near(&diagonal.to_dense(), &dense.to_dense()));
+        assert!((diagonal.energy(&m) - dense.energy(&m)).abs() < 1e-12);
+        assert_eq!(diagonal.diagonal(), dense.diagonal());
+        let solved = diagonal.solver().unwrap().solve_right(&m).unwrap();
+        assert!(near(&solved, &dense.solver().unwrap().solve_right(&m).unwrap()));
+        let mean = random(1, 6, 12).row(0).to_owned();
+        let (diagonal, dense) =
+            (Covariance::of_diagonal(d.clone()), Covariance::dense(Matrix::from_diag(&d)));
+        assert!(near(&diagonal.about_zero(&mean).to_dense(), &dense.about_zero(&mean).to_dense()));
+    }
+
+    /// Of ten looked up two were seen once: a fifth of what comes next is new.
+    #[test]
+    fn shares_of_rows_are_drawn_towards_what_was_not_seen() {
+        let counts = Array1::from(vec![5.0, 3.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0]);
+        let mut seen = Covariance::of_diagonal(counts / 10.0);
+        let share = seen.shrinkage(10);
+        assert!((share / (1.0 + share) - 0.2).abs() < 1e-12, "{share}");
+        seen.add_ridge(share, 0.0);
+        assert!((seen.diagonal()[7] - share / 8.0).abs() < 1e-12);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::eval::Evaluator;
 use crate::eval::moments::Sums;
 use crate::graph::Links;
-use crate::layer::Positions;
+use crate::layer::{Positions, Rows};
 use crate::progress::go_on;
 
 impl Network<'_> {
@@ -36,7 +36,8 @@ impl Network<'_> {
         let bytes =
             positions.iter().zip(&self.layers).zip(&self.extents).map(|((at, layer), extent)| {
                 let rows = samples.len() * at.per_sample.min(extent.output as usize);
-                let row = layer.map.as_ref().map_or(0, |map| map.rows * map.groups);
+                let map = layer.map.as_ref().filter(|map| !map.is_table());
+                let row = map.map_or(0, |map| map.rows * map.groups);
                 rows * row * size_of::<f32>()
             });
         let mut kept = Targets::new(self.layers.len(), bytes.sum());
@@ -58,7 +59,12 @@ impl Network<'_> {
                         let mut yielded = Vec::with_capacity(ids.len());
                         for ((x, t), site) in ids.iter().zip(&self.sites[l]) {
                             let x = self.rows(l, &site.map, &get(*x)?, &batch, at, true)?;
-                            let t = self.rows(l, &site.map, &get(*t)?, &batch, at, false)?;
+                            // What a table yields follows from the places.
+                            let t = if site.map.is_table() {
+                                Rows { groups: vec![Vec::new()] }
+                            } else {
+                                self.rows(l, &site.map, &get(*t)?, &batch, at, false)?
+                            };
                             let groups = x.groups.iter().zip(&t.groups);
                             for (sums, (x, t)) in sums[l].iter_mut().zip(groups) {
                                 sums.add(x, t).map_err(|source| self.fault(l, source))?;

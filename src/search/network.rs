@@ -109,6 +109,9 @@ const LEAST_ROWS: usize = 4096;
 /// A layer's moments are taken over at most this many rows.
 const MOST_ROWS: usize = 1 << 17;
 
+/// Ridge of tables, at least: use has words that samples lack.
+const UNSEEN: f64 = 0.2;
+
 /// Layers of more inputs than this are known by the rows they see, not by a matrix of moments.
 const WIDE: usize = 5120;
 
@@ -177,14 +180,17 @@ impl<'a> Network<'a> {
 
     /// The ridge of a fit to these moments: more than asked for where they are of few rows.
     pub(super) fn ridge(&self, moments: &Moments) -> f64 {
-        self.options.ridge.max(moments.xx.shrinkage(moments.rows))
+        let least = if moments.xx.is_diagonal() { UNSEEN } else { self.options.ridge };
+        least.max(moments.xx.shrinkage(moments.rows))
     }
 
     /// Positions of a layer at which it is looked at, for `samples` samples.
     pub(super) fn positions(&self, layer: usize, samples: usize) -> Positions {
-        let columns = self.layers[layer].map.as_ref().map_or(1, |m| m.columns);
+        let map = self.layers[layer].map.as_ref();
+        let columns = map.map_or(1, |m| m.columns);
         // More rows than columns of a very wide layer would make its moments a huge matrix.
-        let most = if columns > WIDE { LEAST_ROWS } else { MOST_ROWS };
+        let wide = columns > WIDE && !map.is_some_and(LinearMap::is_table);
+        let most = if wide { LEAST_ROWS } else { MOST_ROWS };
         let rows = (self.options.rows_per_input * columns).clamp(LEAST_ROWS, most);
         let looks = samples.max(1) * self.sites[layer].len().max(1);
         Positions {
@@ -201,7 +207,11 @@ impl<'a> Network<'a> {
     /// Empty sums for every group of a layer.
     pub(super) fn sums(&self, layer: usize) -> Vec<Sums> {
         let map = self.layers[layer].map.as_ref();
-        map.map_or_else(Vec::new, |m| vec![Sums::new(m.columns, m.rows); m.groups])
+        map.map_or_else(Vec::new, |m| {
+            let one =
+                if m.is_table() { Sums::of_table(m.columns) } else { Sums::new(m.columns, m.rows) };
+            vec![one; m.groups]
+        })
     }
 
     /// The moments of a layer's groups.

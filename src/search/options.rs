@@ -330,7 +330,7 @@ fn bytes(
 /// What a layer costs as it is, stored in the usual way.
 fn stored(layer: &Layer, at: Extent, price: Price, bits: Bits) -> Cost {
     let params = layer.weight_params + layer.bias_params;
-    let products = layer.map.as_ref().map_or(0, |m| m.columns * m.rows * m.groups) as u64;
+    let products = layer.map.as_ref().map_or(0, LinearMap::macs);
     let own = |map: &LinearMap| {
         let added = bias(layer, map) - layer.bias_params;
         let storage = price.usual(kind(map, None)).filter(|_| bits != Bits::Float);

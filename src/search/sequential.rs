@@ -14,7 +14,7 @@ use crate::eval::moments::{Moments, Sums};
 use crate::eval::{Evaluator, State};
 use crate::factorize::{Choice, Factors, Fit, curves, replace};
 use crate::graph::NameAllocator;
-use crate::layer::{Batch, Positions, Rows};
+use crate::layer::{Batch, LinearMap, Positions, Rows};
 use crate::progress::go_on;
 use crate::quantize::Storage;
 use crate::tensor::Tensor;
@@ -145,7 +145,9 @@ impl Network<'_> {
             go_on(self.progress)?;
             effort.layer_passes += calibration.len() as u64;
             network.fits[l] = None;
-            if taken[l].is_original() && !changed {
+            // What a table yields has nothing to make up for.
+            let table = self.layers[l].map.as_ref().is_some_and(LinearMap::is_table);
+            if taken[l].is_original() && (!changed || table) {
                 self.install(&mut network, l, None)?;
                 continue;
             }

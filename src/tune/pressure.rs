@@ -186,7 +186,8 @@ fn gather(parameter: &Parameter, shape: (usize, usize), places: &[u32]) -> Resul
 /// rank, its shape, and where its elements are in the stored weight. The shorter side has the rows,
 /// which the decomposition is over.
 fn unfoldings(layer: &Layer, choice: Choice) -> Vec<(Scheme, usize, (usize, usize), Vec<u32>)> {
-    let Some(map) = &layer.map else { return Vec::new() };
+    // Tables are not trained.
+    let Some(map) = layer.map.as_ref().filter(|map| !map.is_table()) else { return Vec::new() };
     if map.is_transposed() {
         return transposed(map, choice);
     }

@@ -37,7 +37,7 @@ fn matrix_products() {
 
 #[test]
 fn attention() {
-    run("attention", &[(Scheme::Matrix, 6)]);
+    run("attention", &[(Scheme::Matrix, 7)]);
 }
 
 #[test]

@@ -12,4 +12,5 @@ mod plans;
 mod rows;
 mod shared;
 mod skipped;
+mod tables;
 mod written;

@@ -1,6 +1,6 @@
 //! What a layer sees and what it yields at sampled positions: W x + b has to be y there.
 
-use ndarray::ArrayView1;
+use ndarray::{Array1, ArrayView1};
 use onnx_bsr::eval::Evaluator;
 use onnx_bsr::layer::{Batch, Layer, Positions};
 use onnx_bsr::onnx::Model;
@@ -31,11 +31,16 @@ fn check(name: &str, model: &Model, layer: &Layer, x: &Tensor, y: &Tensor) {
         let yielded = map.output_rows(y, &batch(samples), &at).unwrap();
         assert_eq!((seen.groups.len(), yielded.groups.len()), (map.groups, map.groups));
         for (g, (x, y)) in seen.groups.iter().zip(&yielded.groups).enumerate() {
-            assert_eq!(x.len(), samples * per_sample * map.columns, "{name}");
+            let width = if map.is_table() { 1 } else { map.columns };
+            assert_eq!(x.len(), samples * per_sample * width, "{name}");
             assert_eq!(y.len(), samples * per_sample * map.rows, "{name}");
             let bias = ArrayView1::from(&weight.bias[g * map.rows..(g + 1) * map.rows]);
-            for (x, y) in x.chunks(map.columns).zip(y.chunks(map.rows)) {
-                let x = ArrayView1::from(x).mapv(f64::from);
+            for (x, y) in x.chunks(width).zip(y.chunks(map.rows)) {
+                let mut x = ArrayView1::from(x).mapv(f64::from);
+                if map.is_table() {
+                    let place = x[0] as usize;
+                    x = Array1::from_shape_fn(map.columns, |i| f64::from(u8::from(i == place)));
+                }
                 let made = weight.groups[g].dot(&x) + bias;
                 for (made, y) in made.iter().zip(y) {
                     assert!((made - f64::from(*y)).abs() < 1e-4, "{name}: {made}, not {y}");
