@@ -174,6 +174,25 @@ fn streaming_changes_nothing() {
     assert!(same >= 2);
 }
 
+/// A table among the layers: what is written computes what the evaluator says, at the ratio.
+#[test]
+fn tables_are_streamed_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = dir.path().join("out.onnx");
+    let asked = request(&fixture("attention.onnx"), &output, 2.0, 1);
+    let report = compress(&asked, &Silent).unwrap();
+    let validation = report.validation.unwrap();
+    assert!(validation.pieces.is_some_and(|pieces| pieces > 0));
+    assert!(validation.max_relative_difference < 1e-4);
+    assert!(report.missed.is_empty() && report.ratio.reached.unwrap() >= 2.0);
+    let table = report.layers.iter().find(|layer| layer.op_type == "Gather").unwrap();
+    assert!(table.rank.is_some(), "{table:?}");
+    let nodes = Model::read(&output).unwrap().graph().node.clone();
+    let gather = nodes.iter().find(|node| node.op_type() == "Gather").unwrap();
+    let product = nodes.iter().find(|node| node.input.first() == gather.output.first()).unwrap();
+    assert_eq!(product.op_type(), "MatMul");
+}
+
 /// Weights that stay stay external; the output doesn't depend on threads, and a plan replays it.
 #[test]
 fn external_in_external_out() {

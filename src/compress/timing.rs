@@ -171,7 +171,8 @@ impl Timed<'_> {
         Ok(points)
     }
 
-    /// What tells the time of a layer's node from others': operator, attributes, shapes.
+    /// What tells the time of a layer's node from others': operator, attributes, shapes. None for a table,
+    /// in which looking up takes next to no time.
     fn key(
         &self,
         layer: &Layer,
@@ -179,6 +180,9 @@ impl Timed<'_> {
         map: &LinearMap,
         values: &HashMap<String, Vec<usize>>,
     ) -> Option<String> {
+        if map.is_table() {
+            return None;
+        }
         let node = &self.model.graph().node[node];
         let input = values.get(node.input.get(map.data_input())?)?;
         let mut attributes: Vec<String> = node
@@ -203,7 +207,6 @@ impl Timed<'_> {
         values: &HashMap<String, Vec<usize>>,
     ) -> Result<Option<(Model, Tensor)>> {
         let node = &self.model.graph().node[layer.node];
-        // Looking up takes next to no time, whatever there is to look up.
         let Some(map) = layer.map.as_ref().filter(|map| !map.is_table()) else { return Ok(None) };
         let data = node.input.get(map.data_input()).cloned().unwrap_or_default();
         let Some(shape) = values.get(&data) else { return Ok(None) };

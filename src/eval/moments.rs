@@ -161,7 +161,7 @@ impl Sums {
             (own @ None, Some(other)) => *own = Some(other.clone()),
             (_, None) => {}
         }
-        if self.looked_up { Ok(()) } else { self.append(&other.pending.0, &other.pending.1) }
+        self.append(&other.pending.0, &other.pending.1)
     }
 
     /// The moments; `None` over no rows.

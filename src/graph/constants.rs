@@ -6,6 +6,15 @@ use crate::error::Result;
 use crate::onnx::{GraphProto, Model, NodeAttributes, NodeProto, TensorProto};
 use crate::tensor::{Element, Tensor};
 
+/// Larger elements than this are those of masks, not of weights.
+const LARGEST_WEIGHT: f64 = 1e4;
+
+/// Whether an element could be that of a mask: 0, 1, or out of proportion.
+#[must_use]
+pub fn is_switch(element: f64) -> bool {
+    element == 0.0 || element == 1.0 || element.abs() > LARGEST_WEIGHT
+}
+
 /// Where a constant is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {

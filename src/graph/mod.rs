@@ -12,7 +12,7 @@ mod names;
 mod piece;
 mod spell;
 
-pub use constants::{Constant, Source, constant_tensor, constants};
+pub use constants::{Constant, Source, constant_tensor, constants, is_switch};
 pub use edit::{
     add_initializer, drop_value_info, remove_unused_constants, replace_node, set_constant,
 };

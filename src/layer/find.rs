@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use globset::{Glob, GlobSet, GlobSetBuilder};
-
+use super::filter::Filter;
 use super::shared::Readers;
+use super::table::{is_table, table, tied};
 use super::transposed::transposed;
 use super::{Form, Layer, LinearMap};
 use crate::error::{Error, Result};
@@ -15,82 +15,6 @@ use crate::ops::ConvAttributes;
 
 /// A weight with fewer elements than this can't pay for another node.
 pub(super) const SMALLEST: u64 = 64;
-
-/// Rows of a table that can be counted by an `f32`.
-const MOST_PLACES: usize = 1 << 24;
-
-/// Which layers may be factorized, by globs of node or weight names.
-#[derive(Clone, Debug, Default)]
-pub struct Filter {
-    include: Option<GlobSet>,
-    exclude: GlobSet,
-    any_size: bool,
-}
-
-impl Filter {
-    /// From globs: with `include` empty, all layers but the excluded ones.
-    ///
-    /// # Errors
-    /// When a glob is malformed.
-    pub fn new(include: &[String], exclude: &[String]) -> Result<Self> {
-        let set = |option: &str, globs: &[String]| -> Result<GlobSet> {
-            let mut builder = GlobSetBuilder::new();
-            for text in globs {
-                builder.add(Glob::new(text).map_err(|e| Error::Option {
-                    option: option.to_owned(),
-                    reason: e.to_string(),
-                })?);
-            }
-            builder
-                .build()
-                .map_err(|e| Error::Option { option: option.to_owned(), reason: e.to_string() })
-        };
-        Ok(Self {
-            include: (!include.is_empty()).then(|| set("--include", include)).transpose()?,
-            exclude: set("--exclude", exclude)?,
-            any_size: false,
-        })
-    }
-
-    /// The same with layers that are too small to gain from a factorization.
-    #[must_use]
-    pub fn any_size(self) -> Self {
-        Self { any_size: true, ..self }
-    }
-
-    /// Fails when a glob matches none of the layers.
-    ///
-    /// # Errors
-    /// Naming the glob.
-    pub fn check(&self, include: &[String], exclude: &[String], layers: &[Layer]) -> Result<()> {
-        for (option, globs) in [("--include", include), ("--exclude", exclude)] {
-            for text in globs {
-                let Ok(glob) = Glob::new(text) else { continue };
-                let glob = glob.compile_matcher();
-                let named = |l: &Layer| l.names().any(|name| glob.is_match(name));
-                if !layers.iter().any(|l| named(l) || glob.is_match(&l.weight)) {
-                    return Err(Error::Option {
-                        option: option.to_owned(),
-                        reason: format!("`{text}` matches no node or weight"),
-                    });
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn reason(&self, layer: &Layer) -> Option<String> {
-        let matches =
-            |set: &GlobSet| layer.names().any(|n| set.is_match(n)) || set.is_match(&layer.weight);
-        if matches(&self.exclude) {
-            return Some("excluded".to_owned());
-        }
-        match &self.include {
-            Some(set) if !matches(set) => Some("not among the included layers".to_owned()),
-            _ => None,
-        }
-    }
-}
 
 /// Every constant float matrix or kernel that a node of the main graph uses, in node order.
 ///
@@ -328,7 +252,7 @@ fn linear_map(
         }
         Role::ConvTransposeWeight => transposed(node, shape),
         Role::Bias | Role::Other => Ok(Err(other_reason(node))),
-        Role::Table if shape.len() != 2 => Ok(Err(format!("a table of {shape:?}"))),
+        Role::Table => table(node, shape, constants, model),
         _ if shape.len() != 2 => Ok(Err(format!("a batch of matrices {shape:?}"))),
         Role::GemmRight => {
             let (trans_a, trans_b) = (flag("transA"), flag("transB"));
@@ -363,16 +287,6 @@ fn linear_map(
         }
         Role::MatMulRight => matrix(Form::MatMulRight, shape[1], shape[0], None),
         Role::MatMulLeft => matrix(Form::MatMulLeft, shape[0], shape[1], None),
-        Role::Table if !matches!(node.int("axis"), None | Some(0)) => {
-            Ok(Err("a table whose columns are looked up".to_owned()))
-        }
-        Role::Table if node.input.get(1).is_none_or(|places| constants.contains_key(places)) => {
-            Ok(Err("a table of which the same rows are always looked up".to_owned()))
-        }
-        Role::Table if shape[0] > MOST_PLACES => {
-            Ok(Err(format!("a table of more than {MOST_PLACES} rows")))
-        }
-        Role::Table => matrix(Form::Table, shape[1], shape[0], None),
     }
 }
 
@@ -397,20 +311,6 @@ fn profitable(map: LinearMap, layer: &Layer) -> Result<LinearMap, String> {
         ));
     }
     Ok(map)
-}
-
-/// Why a weight that is a table too is left alone.
-fn tied(table: &str) -> String {
-    format!(
-        "tied to `{table}`, a table that rows are looked up in: one weight, which stays whole; \
-         --quantize stores it in fewer bits"
-    )
-}
-
-/// Whether rows of a constant are looked up.
-fn is_table(name: &str, nodes: &[NodeProto], links: &Links) -> bool {
-    let mut readers = links.consumers(name).iter();
-    readers.any(|reader| reader.input == 0 && nodes[reader.node].op_type() == "Gather")
 }
 
 /// A layer whose weight another node computes, or that has none.

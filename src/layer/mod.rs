@@ -1,15 +1,18 @@
 //! Layers that can be compressed: which they are, what they cost, and why a weight is left alone.
 
 mod cost;
+mod filter;
 mod find;
 mod prepare;
 mod rows;
 mod shared;
+mod table;
 mod transposed;
 mod weight;
 
 pub use cost::{Cost, Extent, PRODUCTS, product_values, shapes};
-pub use find::{Filter, find};
+pub use filter::Filter;
+pub use find::find;
 pub use prepare::{Prepared, prepare};
 pub use rows::{Batch, Positions, Rows};
 pub use weight::{LongSide, Weight};

@@ -7,9 +7,6 @@ use crate::graph::{self, Constant};
 use crate::onnx::{Model, NodeProto};
 use crate::tensor::Tensor;
 
-/// Constants with a larger element are masks, not weights.
-const LARGEST_WEIGHT: f32 = 1e4;
-
 /// Names of the constants that training may change: weights and biases of linear layers, scales and
 /// shifts of normalisations, whether an operator has them or they are spelled out, and slopes of
 /// activations. Statistics of normalisations, tables that are looked up in, masks, and single numbers
@@ -59,6 +56,6 @@ fn is_weight(constant: &Constant, model: &Model, spelled_out: bool) -> Result<bo
     if elements.iter().any(|v| !v.is_finite()) {
         return Ok(false);
     }
-    let is_switch = |v: &f32| *v == 0.0 || *v == 1.0 || v.abs() > LARGEST_WEIGHT;
-    Ok(!spelled_out || (elements.len() > 1 && !elements.iter().all(is_switch)))
+    Ok(!spelled_out
+        || (elements.len() > 1 && !elements.iter().all(|&v| graph::is_switch(v.into()))))
 }

@@ -161,6 +161,21 @@ fn the_network_is_that_of_the_plan() {
     }
 }
 
+/// Masks are no weights: those that are added, those that are multiplied, and tables without numbers.
+#[test]
+fn masks_stay_whole() {
+    for masked in [f32::NEG_INFINITY, f32::MIN, f32::NAN, 1.0] {
+        let mut b = Builder::new(&[1, LENGTH]);
+        let element = |i: usize| if i % ROWS > i / ROWS { masked } else { 0.0 };
+        let mask: Vec<f32> = (0..ROWS * ROWS).map(element).collect();
+        b.constant("mask", &Tensor::from_vec(&[ROWS, ROWS], mask).unwrap());
+        b.node("Cast", &["x"], "ids", &[int("to", 7)]);
+        b.node("Gather", &["mask", "ids"], "y", &[]);
+        let all = find(&b.finish(&["y"]), &Filter::default()).unwrap();
+        assert_eq!(all[0].skip.as_deref(), Some("a mask that rows are looked up in"));
+    }
+}
+
 /// Tables that something else reads too, of which always the same rows are looked up, or columns.
 #[test]
 fn tables_that_stay_whole() {
