@@ -1,7 +1,7 @@
 """Compares the evaluator's throughput with ONNX Runtime's.
 
     cargo build --release --example throughput
-    python benches/throughput.py MODEL.. [--batch 64] [--threads 1,2] [--rounds 5] [--json]
+    python benches/throughput.py MODEL.. [--batch 64] [--threads 1,2] [--rounds 5] [--length 32] [--json]
 
 For every model and thread count the two programs run in turns, each in a process of its own, so that clock changes and other
 load fall on both alike. Prints the median of the rounds and the median of the rounds' ratios with their range;
@@ -26,8 +26,8 @@ def images_per_s(command):
     return json.loads(run.stdout.splitlines()[-1])["images_per_s"]
 
 
-def compare(ours, model, batch, threads, rounds):
-    arguments = [model, "--batch", batch, "--threads", threads]
+def compare(ours, model, batch, threads, rounds, length):
+    arguments = [model, "--batch", batch, "--threads", threads, "--length", length]
     ort = [sys.executable, HERE / "throughput_ort.py"]
     pairs = []
     for number in range(rounds):
@@ -53,6 +53,7 @@ def main():
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--threads", type=lambda text: [int(t) for t in text.split(",")], default=[1, 2])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--length", type=int, default=32, help="what unknown dimensions other than the batch are (default: %(default)s)")
     parser.add_argument("--ours", type=Path, default=OURS, help="the onnx-bsr program (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="one JSON object a line in place of the table")
     args = parser.parse_args()
@@ -63,7 +64,7 @@ def main():
         print("|---|---|---|---|---|---|")
     for model in args.models:
         for threads in args.threads:
-            row = compare(args.ours, model, args.batch, threads, args.rounds)
+            row = compare(args.ours, model, args.batch, threads, args.rounds, args.length)
             if args.json:
                 print(json.dumps(row), flush=True)
                 continue

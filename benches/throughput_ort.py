@@ -1,6 +1,6 @@
 """Measures ONNX Runtime's throughput on one model with random input; one JSON object a line, one for each thread count.
 
-    python benches/throughput_ort.py MODEL [--batch 64] [--threads 1,2] [--seconds 3]
+    python benches/throughput_ort.py MODEL [--batch 64] [--threads 1,2] [--seconds 3] [--length 32]
 
 After a warm-up, whole batches run until the time is up; the figure is batch / median time of a batch.
 """
@@ -16,14 +16,12 @@ import onnxruntime
 DTYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(int32)": np.int32, "tensor(int64)": np.int64}
 
 
-def random_feeds(session, batch, shapes):
-    """Returns a value for every input; the first dimension is the batch, other symbolic ones must be in `shapes`."""
+def random_feeds(session, batch, length):
+    """Returns a value for every input; the first dimension is the batch, other symbolic ones are `length`."""
     rng = np.random.default_rng(0)
     feeds = {}
     for value in session.get_inputs():
-        shape = shapes.get(value.name) or [batch, *value.shape[1:]]
-        if not all(isinstance(d, int) for d in shape):
-            raise SystemExit(f"input `{value.name}` has symbolic dimensions {value.shape}: give --shape {value.name}=..")
+        shape = [batch, *(d if isinstance(d, int) and d > 0 else length for d in value.shape[1:])]
         if isinstance(value.shape[0], int) and value.shape[0] > 0 and value.shape[0] != shape[0]:
             raise SystemExit(f"input `{value.name}` has a fixed batch of {value.shape[0]}: give --batch {value.shape[0]}")
         dtype = DTYPES[value.type]
@@ -35,14 +33,14 @@ def random_feeds(session, batch, shapes):
     return feeds
 
 
-def measure(model, batch, threads, seconds, shapes):
+def measure(model, batch, threads, seconds, length):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    feeds = random_feeds(session, batch, shapes)
+    feeds = random_feeds(session, batch, length)
     for _ in range(3):
         session.run(None, feeds)
     times = []
@@ -62,21 +60,16 @@ def measure(model, batch, threads, seconds, shapes):
     }
 
 
-def shape_option(text):
-    name, _, dims = text.rpartition("=")
-    return name, [int(d) for d in dims.split(",")]
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--threads", type=lambda text: [int(t) for t in text.split(",")], default=[1])
     parser.add_argument("--seconds", type=float, default=3.0)
-    parser.add_argument("--shape", type=shape_option, action="append", default=[], metavar="NAME=D,D,..")
+    parser.add_argument("--length", type=int, default=32, help="what unknown dimensions other than the batch are (default: %(default)s)")
     args = parser.parse_args()
     for threads in args.threads:
-        print(json.dumps(measure(args.model, args.batch, threads, args.seconds, dict(args.shape))), flush=True)
+        print(json.dumps(measure(args.model, args.batch, threads, args.seconds, args.length)), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 //! Images per second of the evaluator on one model, as a line of JSON: the counterpart of
 //! `benches/throughput_ort.py`, driven side by side by `benches/throughput.py`.
 //!
-//! `throughput MODEL --batch 64 --threads 1 [--seconds 3] [--shape 3x32x32]`
+//! `throughput MODEL --batch 64 --threads 1 [--seconds 3] [--length 32]`
+//!
+//! Dimensions that the model leaves open, but for the batch, are of `--length`.
 
 #![allow(clippy::unwrap_used, reason = "a test or an example may panic")]
 
@@ -24,14 +26,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         at.and_then(|at| args.get(at + 1)?.parse().ok()).unwrap_or(default)
     };
     let (batch, threads) = (value("--batch", 64), value("--threads", 1));
-    let seconds = value("--seconds", 3) as f64;
+    let (seconds, length) = (value("--seconds", 3) as f64, value("--length", 32));
     let evaluator = Evaluator::new(&Model::read(Path::new(path))?)?;
     let mut state = 1u32;
     let inputs: Vec<Tensor> = evaluator
         .inputs()
         .iter()
         .map(|input| {
-            let mut shape: Vec<usize> = input.shape.iter().map(|d| d.unwrap_or(1)).collect();
+            let mut shape: Vec<usize> = input.shape.iter().map(|d| d.unwrap_or(length)).collect();
             shape[0] = batch;
             let count = shape.iter().product();
             let random = || {
