@@ -16,7 +16,7 @@ use crate::compress::{Request, SweepRequest};
          there is none"
     )),
     mut_arg("max_evals", |arg| arg.help(
-        "Networks to score, at most, at the largest ratio; a quarter at the others [default: 80; no \
+        "Networks to score, at most, at the largest ratio; a fifth at the others [default: 80; no \
          bound for `--search paper`]"
     ))
 )]

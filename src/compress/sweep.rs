@@ -21,8 +21,8 @@ use crate::report::{
 };
 use crate::search::Experience;
 
-/// How many times fewer networks are scored at a ratio whose search starts from what another one chose,
-/// beside those in which single layers are tried: what these do differs from ratio to ratio.
+/// How many times fewer networks are scored at a ratio whose search starts from what another one chose
+/// and knows what changes of single layers did there.
 const FEWER: usize = 5;
 
 /// Several ratios that are asked for.
@@ -103,8 +103,7 @@ pub fn sweep(request: &SweepRequest, progress: &dyn Progress) -> Result<Sweep> {
         let mut request = place.request.clone();
         if known.is_some() && base.options.search == SearchMode::Beam {
             let usual = base.options.evaluations();
-            let fewer = usual.div_ceil(FEWER) + dense.layers.len() + 1;
-            request.options.max_evals = Some(fewer.min(usual));
+            request.options.max_evals = Some(usual.div_ceil(FEWER));
         }
         shared.known = known;
         log::info!("ratio {}", place.ratio);

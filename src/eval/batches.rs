@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::Evaluator;
+use super::{Evaluator, ValueId};
 use crate::error::{Error, OpError, Result};
 use crate::tensor::Tensor;
 
@@ -14,6 +14,10 @@ const ELEMENTS: usize = 8 * 1024;
 
 /// The samples of one run, at most.
 const SAMPLES: usize = 32;
+
+/// Bytes of one value of a run, at most, unless one sample has more: what a token's features are says
+/// nothing of by its inputs.
+const VALUE_BYTES: usize = 2 << 20;
 
 /// The batch sizes a model takes.
 #[derive(Clone, Debug)]
@@ -44,31 +48,55 @@ impl Batches {
         masks.next().filter(|_| masks.next().is_none())
     }
 
-    /// Samples per run, for samples like those in `batch` (one tensor per input).
-    #[must_use]
-    pub fn size(&self, sample_elements: usize) -> usize {
-        self.size_within(sample_elements, ELEMENTS)
-    }
-
-    fn size_within(&self, sample_elements: usize, elements: usize) -> usize {
-        let most = (elements / sample_elements.max(1)).clamp(1, SAMPLES);
+    /// Samples per run, at most `most`.
+    fn size(&self, most: usize) -> usize {
         // A power of two divides usual numbers of samples into equal runs.
-        self.fixed.unwrap_or(1 << most.ilog2()).max(1)
+        self.fixed.unwrap_or(1 << most.clamp(1, SAMPLES).ilog2()).max(1)
     }
 }
 
 impl Evaluator {
-    /// Samples per run, for samples of this many elements over all inputs.
+    /// Samples per run, for samples like those of `inputs` (one tensor per input).
     #[must_use]
     pub fn batch_size(&self, inputs: &[Tensor]) -> usize {
-        self.batch_size_within(inputs, ELEMENTS)
+        self.batch_size_within(inputs, ELEMENTS, Vec::new)
     }
 
-    /// The same with another number of elements that a run holds at most.
-    pub(super) fn batch_size_within(&self, inputs: &[Tensor], most: usize) -> usize {
-        let elements =
-            inputs.iter().map(|t| t.len() / t.shape().first().copied().unwrap_or(1).max(1)).sum();
-        self.batches().size_within(elements, most)
+    /// The same with another number of input elements that a run holds at most, and with values that the
+    /// graph takes besides its inputs.
+    pub(super) fn batch_size_within(
+        &self,
+        inputs: &[Tensor],
+        elements: usize,
+        others: impl FnOnce() -> Vec<(ValueId, Tensor)>,
+    ) -> usize {
+        let samples = |t: &Tensor| t.shape().first().copied().unwrap_or(1).max(1);
+        let of_sample: usize = inputs.iter().map(|t| t.len() / samples(t)).sum();
+        let most = elements / of_sample.max(1);
+        let none = inputs.iter().any(|t| t.shape().first().is_none_or(|&samples| samples == 0));
+        if self.batches.fixed.is_some() || most <= 1 || none {
+            return self.batches.size(most);
+        }
+        let widest = *self.widest.get_or_init(|| {
+            let one = inputs.iter().map(|t| t.slice_batch(0, 1)).collect();
+            // What can't be run will say so when it is.
+            self.widest_of(one, others()).unwrap_or(0)
+        });
+        self.batches.size(most.min(VALUE_BYTES / widest.max(1)))
+    }
+
+    /// Bytes of the largest value of a run.
+    fn widest_of(&self, inputs: Vec<Tensor>, others: Vec<(ValueId, Tensor)>) -> Result<usize> {
+        let mut state = self.start(inputs)?;
+        state.values.extend(others);
+        let mut widest = 0;
+        for step in 1..=self.len() {
+            self.advance(&mut state, step)?;
+            let outputs = self.steps[step - 1].outputs.iter().flatten();
+            let bytes = outputs.filter_map(|id| state.values.get(id)).map(Tensor::byte_len);
+            widest = bytes.fold(widest, usize::max);
+        }
+        Ok(widest)
     }
 
     /// Runs all samples of `inputs` (one tensor per input, axis 0 the samples) over the current

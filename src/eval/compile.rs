@@ -173,6 +173,7 @@ impl Evaluator {
             inputs: Arc::new(input_ids),
             outputs: Arc::new(outputs),
             batches,
+            widest: Arc::default(),
         })
     }
 }

@@ -16,7 +16,7 @@ mod recorder;
 mod tape;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, OpError, Result};
@@ -46,6 +46,8 @@ pub struct Evaluator {
     inputs: Arc<Vec<ValueId>>,
     outputs: Arc<Vec<ValueId>>,
     batches: Batches,
+    /// Bytes of the largest value that one sample has, once that was asked for.
+    widest: Arc<OnceLock<usize>>,
 }
 
 /// One node's work, with what is fused into it.

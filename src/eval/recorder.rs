@@ -167,7 +167,11 @@ impl Recorder {
     /// is worth some of the cache.
     #[must_use]
     pub fn batch_size(&self, inputs: &[Tensor]) -> usize {
-        self.run.unwrap_or_else(|| self.evaluator.batch_size_within(inputs, ELEMENTS))
+        let of = |parameter: &Parameter| (parameter.id, parameter.stored.clone());
+        self.run.unwrap_or_else(|| {
+            let parameters = || self.parameters.iter().map(of).collect();
+            self.evaluator.batch_size_within(inputs, ELEMENTS, parameters)
+        })
     }
 
     /// Names of the parameters that the graph uses, in the order [`Recorder::record`] takes them.

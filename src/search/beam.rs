@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::moves::{combinations, moves};
 use super::network::Network;
 use super::probe::{Probe, probe, scales};
+use super::quick::Quick;
 use super::race::Difference;
 use super::sequential::Compressed;
 use super::snapshots::Snapshots;
@@ -55,6 +56,8 @@ struct Search<'a, 'm> {
     base: Compressed,
     calibration_snapshots: Snapshots,
     search_snapshots: Snapshots,
+    /// Races networks before they are fitted to all samples.
+    quick: Quick<'a, 'm>,
     effort: Effort,
     /// What changes of single layers did, in place.
     probes: Vec<Probe>,
@@ -62,8 +65,20 @@ struct Search<'a, 'm> {
     probed: f64,
 }
 
-/// Improves on the best of some allocations within the budget. Returns the best one with its network,
-/// fitted to the network's calibration samples, and what was done.
+/// What a search has found.
+pub struct Best {
+    /// Its form of every layer.
+    pub allocation: Allocation,
+    /// Its network, fitted to the calibration samples.
+    pub compressed: Compressed,
+    /// What changes of single layers did, in this search and those before.
+    pub probes: Vec<Probe>,
+    /// What was done.
+    pub effort: Effort,
+}
+
+/// Improves on the best of some allocations within the budget. `probes` are what searches for other
+/// budgets have tried.
 ///
 /// A level starts from an allocation of the beam. Layer errors are taken anew on the inputs that its
 /// network has, where they hold what earlier layers do to later ones, and weighed by what changes of
@@ -78,9 +93,10 @@ struct Search<'a, 'm> {
 pub fn beam(
     problem: Problem<'_, '_>,
     firsts: Vec<Allocation>,
+    probes: Vec<Probe>,
     prediction: &Prediction,
     scorer: &Scorer,
-) -> Result<(Allocation, Compressed, Effort)> {
+) -> Result<Best> {
     let limits = problem.limits;
     let mut search = Search {
         problem,
@@ -90,9 +106,10 @@ pub fn beam(
         base: problem.network.dense(),
         calibration_snapshots: Snapshots::new(limits.snapshot_bytes),
         search_snapshots: Snapshots::new(limits.snapshot_bytes),
+        quick: Quick::new(problem, scorer),
         effort: Effort::default(),
         probed: f64::INFINITY,
-        probes: Vec::new(),
+        probes,
     };
     let mut beam: Vec<Candidate> = Vec::new();
     for first in firsts {
@@ -110,6 +127,9 @@ pub fn beam(
             option: "--search beam".to_owned(),
             reason: "there is no allocation to start from".to_owned(),
         });
+    }
+    if !search.probes.is_empty() {
+        search.probed = beam[0].loss;
     }
     let mut fruitless = 0;
     search.effort.stopped = 'search: loop {
@@ -147,7 +167,8 @@ pub fn beam(
     };
     let best = beam.swap_remove(0);
     let compressed = search.network_of(&best)?;
-    Ok((best.allocation, compressed, search.effort))
+    let Search { probes, effort, .. } = search;
+    Ok(Best { allocation: best.allocation, compressed, probes, effort })
 }
 
 impl Search<'_, '_> {
@@ -169,7 +190,8 @@ impl Search<'_, '_> {
     }
 
     /// The network for an allocation, refitted throughout, scored on all samples; nothing where it is
-    /// clearly worse than `best` on fewer of them. `predicted` is its loss, up to a constant.
+    /// clearly worse than `best` on fewer of them, or fitted to few. `predicted` is its loss, up to a
+    /// constant.
     fn measure(
         &mut self,
         allocation: Allocation,
@@ -178,17 +200,22 @@ impl Search<'_, '_> {
     ) -> Result<Option<Candidate>> {
         self.seen.insert(allocation.clone());
         let Problem { network, samples, cache, progress, .. } = self.problem;
+        self.effort.evaluations += 1;
+        if let Some(best) = best
+            && let Some((difference, count)) = self.given_up(&allocation, best)?
+        {
+            self.tried(predicted, best, difference, count);
+            return Ok(None);
+        }
         let name = format!("{allocation:?}");
         let known = cache.get(&name).unwrap_or_default();
         let first = self.differing(&allocation);
         let mut compressed = None;
-        self.effort.evaluations += 1;
         let mut losses: Vec<f64> = Vec::new();
         let mut done = 0;
         let mut worse = false;
         let all = samples.runs();
-        let heats = HEATS.map(|share| self.share(share));
-        for end in heats.into_iter().chain([all]) {
+        for end in self.heats() {
             if progress.interrupted() {
                 return Err(Error::Interrupted);
             }
@@ -224,29 +251,63 @@ impl Search<'_, '_> {
             cache.put(name, &losses);
         }
         let loss = losses.iter().sum::<f64>() / losses.len().max(1) as f64;
-        let mut trial = Trial {
-            at: Instant::now(),
-            evaluation: self.effort.evaluations,
-            predicted: None,
-            loss,
-            samples: losses.len(),
-            taken: best.is_none(),
-        };
-        if let Some(best) = best {
-            let difference = Difference::of(&losses, &best.losses);
-            let measured = best.loss + difference.mean;
-            self.effort.predicted.push((predicted, measured));
-            trial = Trial { predicted: Some(predicted), loss: measured, ..trial };
-            log::debug!(target: "search", "{}: loss {loss:.5} on {} samples, {:+.5} +- {:.5} to the \
-                 best, predicted {predicted:.5}", self.effort.evaluations, losses.len(),
-                difference.mean, difference.error);
-        } else {
-            log::debug!(target: "search", "{}: loss {loss:.5}", self.effort.evaluations);
+        match best {
+            Some(best) => {
+                let difference = Difference::of(&losses, &best.losses);
+                self.tried(predicted, best, difference, losses.len());
+            }
+            None => self.tell(None, loss, losses.len()),
         }
-        progress.step(self.effort.evaluations, &format!("loss {loss:.4}"));
-        self.effort.trials.push(trial);
         let candidate = Candidate { allocation, compressed, losses, loss, expanded: false };
         Ok((!worse).then_some(candidate))
+    }
+
+    /// Notes what a network was found to lose more than the best one.
+    fn tried(&mut self, predicted: f64, best: &Candidate, difference: Difference, samples: usize) {
+        let measured = best.loss + difference.mean;
+        self.effort.predicted.push((predicted, measured));
+        log::debug!(target: "search", "{}: {:+.5} +- {:.5} to the best on {samples} samples, predicted \
+             {predicted:.5}", self.effort.evaluations, difference.mean, difference.error);
+        self.tell(Some(predicted), measured, samples);
+    }
+
+    /// Notes the loss of the network scored last.
+    fn tell(&mut self, predicted: Option<f64>, loss: f64, samples: usize) {
+        let (at, evaluation) = (Instant::now(), self.effort.evaluations);
+        // Without a prediction it is the first one.
+        let taken = predicted.is_none();
+        self.effort.trials.push(Trial { at, evaluation, predicted, loss, samples, taken });
+        self.problem.progress.step(evaluation, &format!("loss {loss:.4}"));
+    }
+
+    /// The difference of a network to the best one where, both fitted to few samples, it is clearly worse
+    /// or very unlikely to end better, with the samples that say so.
+    fn given_up(
+        &mut self,
+        allocation: &Allocation,
+        best: &Candidate,
+    ) -> Result<Option<(Difference, usize)>> {
+        if !self.quick.is_cheaper() {
+            return Ok(None);
+        }
+        let samples = self.problem.samples;
+        for end in self.heats() {
+            let ours = self.quick.losses(allocation, end, &mut self.effort)?;
+            let theirs = self.quick.losses(&best.allocation, end, &mut self.effort)?;
+            let difference = Difference::of(&ours, &theirs);
+            log::debug!(target: "search", "fitted to few: {:+.5} +- {:.5} to the best on {} samples",
+                difference.mean, difference.error, ours.len());
+            // Fits to few differ a little from those to all: the latter decide what is close.
+            let hopeless = if ours.len() < samples.len() {
+                difference.is_hopeless(ours.len(), samples.len())
+            } else {
+                difference.mean > 0.0
+            };
+            if difference.is_worse() || hopeless {
+                return Ok(Some((difference, ours.len())));
+            }
+        }
+        Ok(None)
     }
 
     /// The network of an allocation, refitted from the first layer on in which it is another than the
@@ -285,15 +346,13 @@ impl Search<'_, '_> {
     /// `None` where noise hides what they may gain.
     fn children(&mut self, parent: &Candidate) -> Result<Option<Vec<(Allocation, f64)>>> {
         self.rebase(parent)?;
+        self.quick.rebase(&parent.allocation);
         let Problem { network, budget, .. } = self.problem;
         let options = network.revised(self.problem.options, &self.base)?;
         let losses = self.prediction.losses(&options);
         if parent.loss < PROBE_AGAIN * self.probed && self.has_room_for_probes() {
-            // The probes keep states of their own: never both at once.
-            self.calibration_snapshots.forget(0);
-            self.search_snapshots.forget(0);
-            let allocation = &parent.allocation;
-            let found = probe(self.problem, self.scorer, allocation, &losses, &mut self.effort)?;
+            let (quick, effort) = (&mut self.quick, &mut self.effort);
+            let found = probe(self.problem, quick, &parent.allocation, &losses, effort)?;
             let Some(found) = found else { return Ok(None) };
             self.probes.extend(found);
             self.probed = parent.loss;
@@ -328,9 +387,11 @@ impl Search<'_, '_> {
         Ok(Some(children.into_iter().map(total).collect()))
     }
 
-    /// The first runs that hold a share of the samples, but not too few of them.
-    fn share(&self, share: f64) -> usize {
+    /// Numbers of the first runs after which a network may be given up, and of all; no first ones hold too
+    /// few samples.
+    fn heats(&self) -> impl Iterator<Item = usize> + use<> {
         let samples = self.problem.samples;
-        samples.runs_of(((samples.len() as f64 * share) as usize).max(FEW))
+        let share = |share: f64| ((samples.len() as f64 * share) as usize).max(FEW);
+        HEATS.map(|heat| samples.runs_of(share(heat))).into_iter().chain([samples.runs()])
     }
 }

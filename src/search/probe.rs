@@ -8,12 +8,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::network::Network;
+use super::quick::Quick;
 use super::race::Difference;
-use super::sequential::Compressed;
-use super::snapshots::Snapshots;
 use super::{Allocation, Effort, Problem};
 use crate::error::{Error, Result};
-use crate::score::Scorer;
 
 /// The change of the loss that a layer is tried at, as a share of the predicted loss of all layers.
 const CHANGE: f64 = 0.08;
@@ -53,15 +51,15 @@ pub struct Probe {
 /// When a network can't be run, or the run is interrupted.
 pub fn probe(
     problem: Problem<'_, '_>,
-    scorer: &Scorer,
+    quick: &mut Quick<'_, '_>,
     allocation: &Allocation,
     losses: &[Vec<f64>],
     effort: &mut Effort,
 ) -> Result<Option<Vec<Probe>>> {
-    let Problem { quick: network, options, limits, progress, .. } = problem;
+    let Problem { network, options, samples, limits, progress, .. } = problem;
     let choices = Network::choices(options, allocation);
-    let mut place = Place::new(problem, scorer, allocation);
-    let before = place.losses(None, effort)?;
+    quick.rebase(allocation);
+    let before = quick.losses(allocation, samples.runs(), effort)?;
     effort.evaluations += 1;
     let total: f64 = allocation.iter().zip(losses).map(|(&o, losses)| losses[o]).sum();
     let mut probes = Vec::new();
@@ -75,7 +73,9 @@ pub fn probe(
         let Some((option, predicted)) = change(&losses[l], allocation[l], CHANGE * total) else {
             continue;
         };
-        let after = place.losses(Some((l, option)), effort)?;
+        let mut changed = allocation.clone();
+        changed[l] = option;
+        let after = quick.losses(&changed, samples.runs(), effort)?;
         effort.evaluations += 1;
         let Difference { mean: measured, error } = Difference::of(&after, &before);
         log::debug!(target: "search", "{}: {:?} for {:?}: {measured:+.5} +- {error:.5}, predicted \
@@ -87,59 +87,6 @@ pub fn probe(
         }
     }
     Ok(Some(probes))
-}
-
-/// The network in which layers are tried, built when a score is not known.
-struct Place<'a, 'm> {
-    problem: Problem<'a, 'm>,
-    scorer: &'a Scorer,
-    allocation: &'a Allocation,
-    base: Option<Compressed>,
-    calibration: Snapshots,
-    search: Snapshots,
-}
-
-impl<'a, 'm> Place<'a, 'm> {
-    fn new(problem: Problem<'a, 'm>, scorer: &'a Scorer, allocation: &'a Allocation) -> Self {
-        let room = || Snapshots::new(problem.limits.snapshot_bytes);
-        Self { problem, scorer, allocation, base: None, calibration: room(), search: room() }
-    }
-
-    /// The losses of the network on all samples, with one layer changed or none.
-    fn losses(&mut self, change: Option<(usize, usize)>, effort: &mut Effort) -> Result<Vec<f64>> {
-        let Problem { quick: network, options, samples, cache, .. } = self.problem;
-        let mut allocation = self.allocation.clone();
-        if let Some((l, option)) = change {
-            allocation[l] = option;
-        }
-        let taken = Network::taken(options, &allocation);
-        let name = format!("quick {allocation:?}");
-        if let Some(losses) = cache.get(&name).filter(|losses| losses.len() == samples.len()) {
-            return Ok(losses);
-        }
-        let runs = 0..samples.runs();
-        let base = match self.base.take() {
-            Some(base) => base,
-            None => {
-                let taken = Network::taken(options, self.allocation);
-                network.compress(&taken, &network.dense(), &mut Snapshots::new(0), effort)?
-            }
-        };
-        let score = match change {
-            None => {
-                let (last, none) = (options.len(), &mut Snapshots::new(0));
-                network.score(&base, samples, runs, self.scorer, last, none, effort)?
-            }
-            Some((l, _)) => {
-                let changed = network.compress(&taken, &base, &mut self.calibration, effort)?;
-                let kept = &mut self.search;
-                network.score(&changed, samples, runs, self.scorer, l, kept, effort)?
-            }
-        };
-        self.base = Some(base);
-        cache.put(name, &score.losses);
-        Ok(score.losses)
-    }
 }
 
 /// Whether noise hides the changes of half of the probes.
