@@ -16,8 +16,8 @@ use crate::compress::{Request, SweepRequest};
          there is none"
     )),
     mut_arg("max_evals", |arg| arg.help(
-        "Networks to score, at most, at the largest ratio; a fifth at the others [default: 80; no \
-         bound for `--search paper`]"
+        "Networks to score, at most, at the largest ratio; a fifth at the others, beside those in which \
+         single layers are tried [default: 80; no bound for `--search paper`]"
     ))
 )]
 pub struct SweepArgs {

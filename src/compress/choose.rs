@@ -230,17 +230,13 @@ impl<'a> Ground<'a> {
                 first
             }
             SearchMode::Beam => {
-                let scaled = experience.scaled(&losses);
-                // What is likeliest the best first: others are given up the sooner.
-                let near = experience.allocation(forms, &scaled, budget);
-                let starts = [near, search::start(forms, &scaled, budget), Some(first)];
-                let firsts = starts.into_iter().flatten().collect();
-                let probes = std::mem::take(&mut experience.probes);
-                let best = search::beam(problem, firsts, probes, &prediction, &self.scorer)?;
-                effort.add(best.effort);
-                experience.probes = best.probes;
-                compressed = Some(best.compressed);
-                best.allocation
+                let mut firsts = vec![first];
+                firsts.extend(experience.allocation(forms, &losses, budget));
+                let (best, fitted, spent) =
+                    search::beam(problem, firsts, &prediction, &self.scorer)?;
+                effort.add(spent);
+                compressed = Some(fitted);
+                best
             }
             SearchMode::Paper => {
                 let (best, spent) = search::paper(problem, &prediction, &self.scorer)?;

@@ -21,8 +21,8 @@ use crate::report::{
 };
 use crate::search::Experience;
 
-/// How many times fewer networks are scored at a ratio whose search starts from what another one chose
-/// and knows what changes of single layers did there.
+/// How many times fewer networks are scored at a ratio whose search starts from what another one chose,
+/// beside those in which single layers are tried: what these do differs from ratio to ratio.
 const FEWER: usize = 5;
 
 /// Several ratios that are asked for.
@@ -103,7 +103,8 @@ pub fn sweep(request: &SweepRequest, progress: &dyn Progress) -> Result<Sweep> {
         let mut request = place.request.clone();
         if known.is_some() && base.options.search == SearchMode::Beam {
             let usual = base.options.evaluations();
-            request.options.max_evals = Some(usual.div_ceil(FEWER));
+            let fewer = usual.div_ceil(FEWER) + dense.layers.len() + 1;
+            request.options.max_evals = Some(fewer.min(usual));
         }
         shared.known = known;
         log::info!("ratio {}", place.ratio);

@@ -16,8 +16,8 @@ mod recorder;
 mod tape;
 
 use std::collections::HashMap;
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use crate::error::{Error, OpError, Result};
 use crate::onnx::{Model, NodeProto, OpsetImport};

@@ -65,38 +65,26 @@ struct Search<'a, 'm> {
     probed: f64,
 }
 
-/// What a search has found.
-pub struct Best {
-    /// Its form of every layer.
-    pub allocation: Allocation,
-    /// Its network, fitted to the calibration samples.
-    pub compressed: Compressed,
-    /// What changes of single layers did, in this search and those before.
-    pub probes: Vec<Probe>,
-    /// What was done.
-    pub effort: Effort,
-}
-
-/// Improves on the best of some allocations within the budget. `probes` are what searches for other
-/// budgets have tried.
+/// Improves on the best of some allocations within the budget. Returns the best one with its network,
+/// fitted to the network's calibration samples, and what was done.
 ///
 /// A level starts from an allocation of the beam. Layer errors are taken anew on the inputs that its
 /// network has, where they hold what earlier layers do to later ones, and weighed by what changes of
 /// single layers were measured to do in place. The allocation that is best by them, and exchanges of
 /// a few layers' budget on the way there, are refitted and scored. Scores are compared sample by
 /// sample, on growing parts of them: what is worse by three standard errors of the difference, or very
-/// unlikely to end better, is given up early, and only a gain above its standard error takes the best
-/// one's place. Where the noise of the samples hides what changes do, the search ends.
+/// unlikely to end better, is given up early, first of all fitted to few samples, where a fit to all
+/// takes longer. Only a gain above its standard error takes the best one's place. Where the noise of the
+/// samples hides what changes do, the search ends.
 ///
 /// # Errors
 /// When a network can't be run, or the run is interrupted.
 pub fn beam(
     problem: Problem<'_, '_>,
     firsts: Vec<Allocation>,
-    probes: Vec<Probe>,
     prediction: &Prediction,
     scorer: &Scorer,
-) -> Result<Best> {
+) -> Result<(Allocation, Compressed, Effort)> {
     let limits = problem.limits;
     let mut search = Search {
         problem,
@@ -109,7 +97,7 @@ pub fn beam(
         quick: Quick::new(problem, scorer),
         effort: Effort::default(),
         probed: f64::INFINITY,
-        probes,
+        probes: Vec::new(),
     };
     let mut beam: Vec<Candidate> = Vec::new();
     for first in firsts {
@@ -127,9 +115,6 @@ pub fn beam(
             option: "--search beam".to_owned(),
             reason: "there is no allocation to start from".to_owned(),
         });
-    }
-    if !search.probes.is_empty() {
-        search.probed = beam[0].loss;
     }
     let mut fruitless = 0;
     search.effort.stopped = 'search: loop {
@@ -167,8 +152,7 @@ pub fn beam(
     };
     let best = beam.swap_remove(0);
     let compressed = search.network_of(&best)?;
-    let Search { probes, effort, .. } = search;
-    Ok(Best { allocation: best.allocation, compressed, probes, effort })
+    Ok((best.allocation, compressed, search.effort))
 }
 
 impl Search<'_, '_> {

@@ -2,7 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::probe::{Probe, scales};
 use super::start::start;
 use super::{Allocation, Budget, LayerOption, LayerOptions};
 use crate::factorize::Choice;
@@ -18,20 +17,9 @@ pub struct Experience {
     /// How weights are stored in that.
     #[serde(default)]
     pub storages: Vec<Option<Storage>>,
-    /// What changes of single layers did to the loss of networks it found.
-    #[serde(default)]
-    pub probes: Vec<Probe>,
 }
 
 impl Experience {
-    /// Predicted losses, multiplied by what changes of single layers showed that these matter.
-    #[must_use]
-    pub fn scaled(&self, losses: &[Vec<f64>]) -> Vec<Vec<f64>> {
-        let scales = scales(&self.probes, losses.len());
-        let scaled = losses.iter().zip(scales);
-        scaled.map(|(losses, scale)| losses.iter().map(|loss| loss * scale).collect()).collect()
-    }
-
     /// The allocation for another budget that is nearest in kind to what was chosen: where there is more to
     /// spend no layer has less than it had, else none has more. `losses[layer][option]` are
     /// predictions. None where a choice is no option any more.

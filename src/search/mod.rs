@@ -35,7 +35,7 @@ mod start;
 mod tables;
 mod targets;
 
-pub use beam::{Best, beam};
+pub use beam::beam;
 pub use cache::ScoreCache;
 pub use decompositions::Decompositions;
 pub use experience::Experience;
@@ -44,7 +44,6 @@ pub use options::{Bits, LayerOption, LayerOptions};
 pub use paper::paper;
 pub use plan::{Plan, PlanConstant, PlanLayer};
 pub use predict::{Prediction, rank_correlation};
-pub use probe::Probe;
 pub use race::Difference;
 pub use samples::{Samples, tokens};
 pub use sensitivity::sensitivities;

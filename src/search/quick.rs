@@ -17,7 +17,7 @@ pub struct Quick<'a, 'm> {
     base: Allocation,
     /// The network of the base, built when a score is not known.
     built: Option<Compressed>,
-    /// The network built last, which more of the samples may be asked for of.
+    /// The network that was asked for last: it may be asked for on more of the samples.
     last: Option<(Allocation, Compressed)>,
     calibration: Snapshots,
     search: Snapshots,
@@ -67,12 +67,17 @@ impl<'a, 'm> Quick<'a, 'm> {
         let Problem { samples, cache, .. } = self.problem;
         let name = format!("quick {allocation:?}");
         let mut losses = cache.get(&name).unwrap_or_default();
-        let wanted = runs.checked_sub(1).map_or(0, |last| samples.range(last).end);
+        let end = |runs: usize| runs.checked_sub(1).map_or(0, |last| samples.range(last).end);
+        let wanted = end(runs);
         if losses.len() >= wanted {
             losses.truncate(wanted);
             return Ok(losses);
         }
-        let done = samples.runs_of(losses.len());
+        let mut done = samples.runs_of(losses.len());
+        if end(done) != losses.len() {
+            // Kept by a program whose runs are of other sizes.
+            (losses, done) = (Vec::new(), 0);
+        }
         losses.extend(self.score(allocation, done..runs, effort)?);
         cache.put(name, &losses);
         Ok(losses)
