@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{__m256, __m512};
 
-use super::{Job, POINTS, ROOT_HALF, ROOT_TWO, SEEN, SIDE, WIDE, interleave};
+use super::{Clamp, Job, POINTS, ROOT_HALF, ROOT_TWO, SEEN, SIDE, WIDE, interleave};
 use crate::kernels::lanes::{Isa, Lanes, Portable};
 
 /// Convolves the samples of a job. `scratch` holds the padded copy, zero where it is padding, and the
@@ -291,22 +291,36 @@ unsafe fn output_tile<V: Lanes>(
                     let mut line = [0.0f32; SIDE];
                     line.copy_from_slice(&lanes[y * SIDE..][..SIDE]);
                     let to = first + y * width;
-                    if let Some(residual) = job.residual {
-                        for x in 0..columns {
-                            let sum = line[x] + residual.get_unchecked(to + x);
-                            let sum = if sum < clamp.low { clamp.low } else { sum };
-                            line[x] = if sum > clamp.high { clamp.high } else { sum };
-                        }
-                    }
+                    // Loops of a constant length stay in a register.
                     if columns == SIDE {
+                        if let Some(residual) = job.residual {
+                            let others: [f32; SIDE] =
+                                residual.as_ptr().add(to).cast::<[f32; SIDE]>().read_unaligned();
+                            for x in 0..SIDE {
+                                line[x] = bounded(line[x] + others[x], clamp);
+                            }
+                        }
                         out.add(to).cast::<[f32; SIDE]>().write_unaligned(line);
                     } else {
                         for x in 0..columns {
-                            out.add(to + x).write(line[x]);
+                            let value = match job.residual {
+                                Some(others) => {
+                                    bounded(line[x] + others.get_unchecked(to + x), clamp)
+                                }
+                                None => line[x],
+                            };
+                            out.add(to + x).write(value);
                         }
                     }
                 }
             }
         }
     }
+}
+
+/// A value within bounds; NaN stays NaN.
+#[inline(always)]
+fn bounded(value: f32, clamp: Clamp) -> f32 {
+    let value = if value < clamp.low { clamp.low } else { value };
+    if value > clamp.high { clamp.high } else { value }
 }
