@@ -289,7 +289,8 @@ fn memory_is_bound_without_changing_gradients() {
                 assert_alike(&student.slopes(&parameters, &LANES, 7).unwrap(), &free, 1e-5);
                 cut |= bound.stretches > 1;
                 least = bytes;
-                bytes = bytes * 5 / 8;
+                // Runs of one sample fit into not much more than what stretches of one take.
+                bytes = if bound.samples > 1 { bytes * 5 / 8 } else { bytes * 15 / 16 };
             }
             Err(error) => {
                 let text = error.to_string();
@@ -402,10 +403,17 @@ fn a_fixed_batch_is_filled_up() {
         let student = Student::new(model, &names, &original, &data, &scorer).unwrap();
         student.slopes(&student.parameters(), &lanes, 7).unwrap()
     };
-    for ((loss, gradients), (expected, wanted)) in slopes(&eight).iter().zip(slopes(&free)) {
+    let (given, wanted) = (slopes(&eight), slopes(&free));
+    // Of samples that the model is sure of, gradients are differences of probabilities from one, with
+    // the rounding of those: what is measured against are the largest over both lanes.
+    let largest = |index: usize| {
+        let all = wanted.iter().flat_map(|(_, gradients)| &gradients[index]);
+        all.fold(0.0f32, |most, v| most.max(v.abs()))
+    };
+    for ((loss, gradients), (expected, wanted)) in given.iter().zip(&wanted) {
         assert!(*loss > 0.0 && (loss - expected).abs() < 1e-5 * expected, "{loss} {expected}");
-        for (given, wanted) in gradients.iter().zip(&wanted) {
-            let largest = wanted.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+        for (index, (given, wanted)) in gradients.iter().zip(wanted).enumerate() {
+            let largest = largest(index);
             let differs = |(a, b): (&f32, &f32)| (a - b).abs() > 1e-4 * largest;
             assert!(!given.iter().zip(wanted).any(differs));
         }
