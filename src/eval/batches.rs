@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use super::{Evaluator, ValueId};
 use crate::error::{Error, OpError, Result};
+use crate::kernels::share;
 use crate::tensor::Tensor;
 
 pub use crate::graph::InputSpec;
@@ -107,12 +108,15 @@ impl Evaluator {
     pub fn run_all(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
         let samples = inputs.first().and_then(|t| t.shape().first().copied()).unwrap_or(1);
         let size = self.batch_size(inputs);
-        let runs: Vec<Vec<Tensor>> = (0..samples.div_ceil(size))
+        let count = samples.div_ceil(size);
+        let runs: Vec<Vec<Tensor>> = (0..count)
             .into_par_iter()
             .map(|run| {
                 let range = run * size..((run + 1) * size).min(samples);
                 let batch = inputs.iter().map(|t| part(t, &range, self.batches().fixed)).collect();
-                self.per_sample(self.run(batch)?, range.len())
+                let outputs =
+                    if count == 1 { share::alone(|| self.run(batch)) } else { self.run(batch) };
+                self.per_sample(outputs?, range.len())
             })
             .collect::<Result<_>>()?;
         join(&runs)

@@ -17,12 +17,14 @@ mod winograd;
 
 use std::cell::RefCell;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::error::OpError;
 
 use super::Clamp;
 use super::lanes::Isa;
+use super::share::{self, Target};
 pub use input_gradient::InputGradient;
 pub use layout::Spatial;
 use layout::{Image, Vector};
@@ -119,6 +121,22 @@ struct Block {
     offset: usize,
 }
 
+/// A part of a run's outputs.
+#[derive(Clone, Debug)]
+struct Part {
+    /// Groups, counted over all samples.
+    groups: Range<usize>,
+    /// The image's vectors.
+    vectors: Range<usize>,
+    /// Whether the image's tail is among them.
+    tail: bool,
+    /// Blocks of output channels.
+    blocks: Range<usize>,
+}
+
+/// Vectors that a part has at least where positions are shared out: some tiles of registers.
+const VECTORS: usize = 16;
+
 thread_local! {
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
@@ -201,29 +219,56 @@ impl PackedConv {
         }
         if Winograd::pays(shape, spatial, self.isa) {
             let winograd = self.winograd.get_or_init(|| Winograd::new(self));
-            SCRATCH.with_borrow_mut(|scratch| {
-                winograd.run(self, input, samples, spatial, output, residual, clamp, scratch, out);
-            });
+            winograd.run(self, input, samples, spatial, output, residual, clamp, out);
             return Ok(());
         }
         let image = self.image(spatial)?;
         let (group_in, group_out) = (in_len / shape.groups, out_len / shape.groups);
-        SCRATCH.with_borrow_mut(|scratch| {
-            let parts = input.chunks_exact(group_in).zip(out.chunks_exact_mut(group_out));
-            for (i, (input, out)) in parts.enumerate() {
-                let job = tile::Job {
-                    conv: self,
-                    image: &image,
-                    group: i % shape.groups,
-                    input,
-                    residual: residual.map(|r| &r[i * group_out..][..group_out]),
-                    clamp,
-                    plane_out,
-                };
-                tile::run(&job, scratch, out);
-            }
+        let parts = self.parts(&image, samples, share::parts(out.len() * shape.taps()));
+        let target = Target::new(out);
+        share::each(parts, |part| {
+            SCRATCH.with_borrow_mut(|scratch| {
+                for i in part.groups.clone() {
+                    let job = tile::Job {
+                        conv: self,
+                        image: &image,
+                        part: &part,
+                        group: i % shape.groups,
+                        input: &input[i * group_in..][..group_in],
+                        residual: residual.map(|r| &r[i * group_out..][..group_out]),
+                        clamp,
+                        plane_out,
+                    };
+                    // SAFETY: the group's outputs, which no other part writes where this one does.
+                    let out = unsafe { target.from(i * group_out) };
+                    tile::run(&job, scratch, out);
+                }
+            });
         });
         Ok(())
+    }
+
+    /// A run of so many samples in parts: by samples and groups where there are enough, else by positions,
+    /// else by blocks of output channels.
+    fn parts(&self, image: &Image, samples: usize, parts: usize) -> Vec<Part> {
+        let all = Part {
+            groups: 0..samples * self.shape.groups,
+            vectors: 0..image.vectors.len(),
+            tail: true,
+            blocks: 0..self.blocks.len(),
+        };
+        let part = |index: usize| {
+            let of = |range: &Range<usize>| share::part(range.end, 1, index, parts);
+            let last = index + 1 == parts;
+            if all.groups.end >= 2 * parts {
+                Part { groups: of(&all.groups), ..all.clone() }
+            } else if all.vectors.end >= VECTORS * parts {
+                Part { vectors: of(&all.vectors), tail: last, ..all.clone() }
+            } else {
+                Part { blocks: of(&all.blocks), ..all.clone() }
+            }
+        };
+        (0..parts).map(part).collect()
     }
 
     /// The layout of the scratch image: the last one made where it fits, else a new one.

@@ -10,7 +10,7 @@ use tract_onnx::tract_core::internal::tensor0;
 
 use crate::error::OpError;
 
-use super::{Clamp, Real};
+use super::{Clamp, Real, share};
 
 /// A constant matrix `[depth, columns]` laid out for products `x * matrix`.
 pub struct PackedMatrix {
@@ -75,6 +75,27 @@ impl PackedMatrix {
         if rows == 0 || self.columns == 0 {
             return Ok(());
         }
+        let parts = share::parts(x.len() * self.columns).min(rows);
+        if parts == 1 {
+            return self.append(x, clamp, out);
+        }
+        let parts = (0..parts).map(|index| {
+            let rows = share::part(rows, 1, index, parts);
+            &x[rows.start * self.depth..rows.end * self.depth]
+        });
+        let products = share::each(parts.collect(), |x| {
+            let mut out = Vec::new();
+            self.append(x, clamp, &mut out).map(|()| out)
+        });
+        for product in products {
+            out.extend_from_slice(&product?);
+        }
+        Ok(())
+    }
+
+    /// [`PackedMatrix::product`] on this thread.
+    fn append(&self, x: &[f32], clamp: Clamp, out: &mut Vec<f32>) -> Result<(), OpError> {
+        let rows = x.len() / self.depth;
         let x = buffer(&[rows, self.depth], x)?;
         let x = self.kernel.packings()[self.packing].1.prepare_one(&x, 1, 0).map_err(fault)?;
         // SAFETY: every element is stored to by the product below.
@@ -274,6 +295,15 @@ mod tests {
                 let sum = (sum + f64::from(bias[c])).clamp(-0.5, 2.0);
                 assert!((f64::from(packed[i]) - sum).abs() < 1e-4);
             }
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
+            let parts = pool.install(|| {
+                share::alone_from(1, || {
+                    let mut out = Vec::new();
+                    let matrix = PackedMatrix::new(&w, &bias, depth, columns).unwrap();
+                    matrix.product(&x, clamp, &mut out).map(|()| out)
+                })
+            });
+            assert_eq!(parts.unwrap(), packed);
         }
     }
 }

@@ -3,6 +3,7 @@
 pub mod conv;
 mod lanes;
 pub mod matmul;
+pub mod share;
 
 /// Bounds that a kernel applies to a sum before storing it: a fused activation.
 #[derive(Clone, Copy, Debug, PartialEq)]

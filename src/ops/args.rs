@@ -145,10 +145,12 @@ macro_rules! map_floats {
     ($tensor:expr, $x:ident => $body:expr) => {
         floats!($tensor, "a float operand", array => {
             Ok($crate::tensor::Tensor::from($crate::ops::args::update(array, |slice| {
-                for element in slice {
-                    let $x: T = *element;
-                    *element = $body;
-                }
+                $crate::kernels::share::pieces(slice, |slice| {
+                    for element in slice {
+                        let $x: T = *element;
+                        *element = $body;
+                    }
+                });
             })))
         })
     };

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use ndarray::{ArrayD, IxDyn};
 
 use crate::error::OpError;
-use crate::kernels::Real;
 use crate::kernels::matmul::{PackedMatrix, Strided, matmul};
+use crate::kernels::{Real, share};
 use crate::onnx::NodeAttributes;
 use crate::tensor::{Array, Element, Tensor};
 
@@ -262,12 +262,20 @@ impl Plan {
         let (a, b) = (elements(a), elements(b.typed::<T>("a factor")?));
         let mut out = vec![T::default(); count(&[self.items[0].len(), rows, columns])?];
         if rows * columns > 0 && depth > 0 {
-            for (i, out) in out.chunks_exact_mut(rows * columns).enumerate() {
+            let item = |i: usize, out: &mut [T]| {
                 let a = &a[self.items[0][i] * rows * depth..][..rows * depth];
                 let b = &b[self.items[1][i] * depth * columns..][..depth * columns];
                 let a = Strided::row_major(a, rows, depth);
-                matmul(a, Strided::row_major(b, depth, columns), false, out)?;
-            }
+                matmul(a, Strided::row_major(b, depth, columns), false, out)
+            };
+            let count = self.items[0].len();
+            let together = count.div_ceil(share::parts(out.len().saturating_mul(depth)));
+            let parts = out.chunks_mut(together * rows * columns).enumerate().collect();
+            let done = share::each(parts, |(part, out)| {
+                let mut items = out.chunks_exact_mut(rows * columns).enumerate();
+                items.try_for_each(|(i, out)| item(part * together + i, out))
+            });
+            done.into_iter().collect::<Result<(), _>>()?;
         }
         Tensor::from_vec(&self.shape, out)
     }

@@ -1,53 +1,69 @@
 //! Copies in which channels are innermost.
 
+use std::ops::Range;
+
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{__m256, __m512};
 
 use crate::kernels::lanes::{Isa, Lanes, Part, Portable};
 
 /// Copies channel after channel to position after position: at the given places, else one after the
-/// other.
+/// other. Only the positions `range` are copied.
 pub(super) fn interleave(
     isa: Isa,
     from: &[f32],
     channels: usize,
+    range: Range<usize>,
     places: Option<&[usize]>,
     to: &mut [f32],
 ) {
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the variant is only made on a processor that has the instructions.
-        Isa::Avx512 => unsafe { interleave_avx512(from, channels, places, to) },
+        Isa::Avx512 => unsafe { interleave_avx512(from, channels, range, places, to) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Isa::Avx2 => unsafe { interleave_avx2(from, channels, places, to) },
+        Isa::Avx2 => unsafe { interleave_avx2(from, channels, range, places, to) },
         // SAFETY: plain code.
-        Isa::Portable => unsafe { interleave_lanes::<Portable>(from, channels, places, to) },
+        Isa::Portable => unsafe { interleave_lanes::<Portable>(from, channels, range, places, to) },
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-unsafe fn interleave_avx512(from: &[f32], channels: usize, at: Option<&[usize]>, to: &mut [f32]) {
-    unsafe { interleave_lanes::<__m512>(from, channels, at, to) }
+unsafe fn interleave_avx512(
+    from: &[f32],
+    channels: usize,
+    range: Range<usize>,
+    places: Option<&[usize]>,
+    to: &mut [f32],
+) {
+    unsafe { interleave_lanes::<__m512>(from, channels, range, places, to) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn interleave_avx2(from: &[f32], channels: usize, at: Option<&[usize]>, to: &mut [f32]) {
-    unsafe { interleave_lanes::<__m256>(from, channels, at, to) }
+unsafe fn interleave_avx2(
+    from: &[f32],
+    channels: usize,
+    range: Range<usize>,
+    places: Option<&[usize]>,
+    to: &mut [f32],
+) {
+    unsafe { interleave_lanes::<__m256>(from, channels, range, places, to) }
 }
 
 #[inline(always)]
 unsafe fn interleave_lanes<V: Lanes>(
     from: &[f32],
     channels: usize,
+    range: Range<usize>,
     places: Option<&[usize]>,
     to: &mut [f32],
 ) {
     let plane = from.len() / channels;
-    for position in (0..plane).step_by(V::COUNT) {
-        let count = V::COUNT.min(plane - position);
+    for position in range.clone().step_by(V::COUNT) {
+        let count = V::COUNT.min(range.end - position);
         let part = Part::new(0, count, 1);
         for channel in (0..channels).step_by(V::COUNT) {
             let rows = V::COUNT.min(channels - channel);

@@ -203,9 +203,10 @@ impl Outer {
                     let to = &mut x_copy[place * self.x_len..][..self.x_len];
                     self.gaps.iter().for_each(|gap| to[gap.clone()].fill(0.0));
                     let channels = shape.group_in();
-                    interleave(self.isa, x(sample), channels, Some(&self.places), to);
+                    let positions = 0..self.places.len();
+                    interleave(self.isa, x(sample), channels, positions, Some(&self.places), to);
                     let to = &mut dy_copy[place * dy_len..][..dy_len];
-                    interleave(self.isa, dy(sample), shape.group_out(), None, to);
+                    interleave(self.isa, dy(sample), shape.group_out(), 0..plane, None, to);
                 }
                 self.sum(shape, range.len(), [x_copy, dy_copy], sums, runs, &mut first);
             }

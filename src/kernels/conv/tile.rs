@@ -1,18 +1,17 @@
 //! The inner loops: a block of output channels times a few vectors of outputs.
 
-use std::mem::MaybeUninit;
-
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{__m256, __m512};
 
 use super::layout::fill;
-use super::{Block, Clamp, Image, PackedConv, Vector};
+use super::{Block, Clamp, Image, PackedConv, Part as RunPart, Vector};
 use crate::kernels::lanes::{Isa, Lanes, Part, Portable};
 
 /// One group of one sample.
 pub(super) struct Job<'a> {
     pub conv: &'a PackedConv,
     pub image: &'a Image,
+    pub part: &'a RunPart,
     pub group: usize,
     /// The group's channels of the sample.
     pub input: &'a [f32],
@@ -45,8 +44,8 @@ pub(super) fn most_rows(isa: Isa) -> usize {
 
 /// Computes one group of one sample, with `scratch` of the image's length (for an input that is not
 /// copied, a vector per channel). `residual` and `out` are the group's channels of the sample's;
-/// every element of `out` is written.
-pub(super) fn run(job: &Job<'_>, scratch: &mut Vec<f32>, out: &mut [MaybeUninit<f32>]) {
+/// every element of the job's part is written.
+pub(super) fn run(job: &Job<'_>, scratch: &mut Vec<f32>, out: *mut f32) {
     match job.conv.isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the variant is only made on a processor that has the instructions.
@@ -61,18 +60,18 @@ pub(super) fn run(job: &Job<'_>, scratch: &mut Vec<f32>, out: &mut [MaybeUninit<
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-unsafe fn run_avx512(job: &Job<'_>, scratch: &mut Vec<f32>, out: &mut [MaybeUninit<f32>]) {
+unsafe fn run_avx512(job: &Job<'_>, scratch: &mut Vec<f32>, out: *mut f32) {
     unsafe { run_lanes::<__m512>(job, scratch, out) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn run_avx2(job: &Job<'_>, scratch: &mut Vec<f32>, out: &mut [MaybeUninit<f32>]) {
+unsafe fn run_avx2(job: &Job<'_>, scratch: &mut Vec<f32>, out: *mut f32) {
     unsafe { run_lanes::<__m256>(job, scratch, out) }
 }
 
 #[inline(always)]
-unsafe fn run_lanes<V: Lanes>(job: &Job<'_>, scratch: &mut Vec<f32>, out: &mut [MaybeUninit<f32>]) {
+unsafe fn run_lanes<V: Lanes>(job: &Job<'_>, scratch: &mut Vec<f32>, out: *mut f32) {
     let image = job.image;
     let needed = if image.is_input { image.taps.len() * V::COUNT } else { image.len };
     if scratch.len() < needed {
@@ -83,9 +82,9 @@ unsafe fn run_lanes<V: Lanes>(job: &Job<'_>, scratch: &mut Vec<f32>, out: &mut [
         job,
         taps: &image.taps,
         data: job.input.as_ptr(),
-        vectors: &image.vectors,
+        vectors: &image.vectors[job.part.vectors.clone()],
         residual,
-        out: out.as_mut_ptr().cast(),
+        out,
     };
     // SAFETY: bases, taps and blocks were made for these buffers.
     unsafe {
@@ -94,7 +93,7 @@ unsafe fn run_lanes<V: Lanes>(job: &Job<'_>, scratch: &mut Vec<f32>, out: &mut [
             sums.data = scratch.as_ptr();
         }
         sums.blocks::<V>();
-        if let Some(tail) = image.tail {
+        if let Some(tail) = image.tail.filter(|_| job.part.tail) {
             // What is left is copied to where whole vectors can be read.
             let part = Part::new(0, tail.len, 1);
             for (c, &tap) in image.taps.iter().enumerate() {
@@ -123,7 +122,7 @@ impl Sums<'_> {
     /// registers; a block's weights stay in the first-level cache over all its vectors.
     #[inline(always)]
     unsafe fn blocks<V: Lanes>(&self) {
-        for block in self.job.conv.blocks.iter() {
+        for block in &self.job.conv.blocks[self.job.part.blocks.clone()] {
             // SAFETY: as the caller vouches.
             unsafe {
                 match (V::ROWS >= 8, block.rows) {

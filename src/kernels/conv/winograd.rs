@@ -13,10 +13,12 @@
 mod lanes;
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use super::interleave::interleave;
-use super::{Clamp, ConvShape, PackedConv, Spatial, tile};
+use super::{Clamp, ConvShape, PackedConv, SCRATCH, Spatial, tile};
 use crate::kernels::lanes::Isa;
+use crate::kernels::share::{self, Target};
 
 /// Outputs along one side of a tile.
 const SIDE: usize = 4;
@@ -84,6 +86,14 @@ struct Geometry {
     block: usize,
 }
 
+/// A part of a run's outputs.
+struct Part {
+    /// Tiles, counted over all samples.
+    tiles: Range<usize>,
+    /// Output channels; whole blocks of them, and padding up to whole vectors.
+    outputs: Range<usize>,
+}
+
 /// A run over some samples.
 struct Job<'a> {
     conv: &'a PackedConv,
@@ -120,6 +130,23 @@ impl Geometry {
         (0..spatial[1]).flat_map(|y| (0..spatial[2]).map(move |x| place(y, x))).collect()
     }
 
+    /// A run of so many samples in parts: by tiles where there are enough for the registers, else by
+    /// output channels.
+    fn parts(&self, samples: usize, parts: usize, isa: Isa) -> Vec<Part> {
+        let (tiles, outputs) = (samples * self.tiles[0] * self.tiles[1], self.outputs_held);
+        let (together, wide) = (tile::most_rows(isa), WIDE * tile::lane_count(isa));
+        let by_tiles = tiles.div_ceil(together).min(parts);
+        let by_outputs = outputs.div_ceil(wide).min(parts);
+        let part = |index: usize| {
+            if by_tiles >= by_outputs {
+                Part { tiles: share::part(tiles, together, index, by_tiles), outputs: 0..outputs }
+            } else {
+                Part { tiles: 0..tiles, outputs: share::part(outputs, wide, index, by_outputs) }
+            }
+        };
+        (0..by_tiles.max(by_outputs)).map(part).collect()
+    }
+
     /// Elements of the padded copy.
     fn image_len(&self) -> usize {
         self.image[0] * self.image[1] * self.channels_held
@@ -128,6 +155,25 @@ impl Geometry {
     /// Elements from a point's transformed inputs, or outputs, to the next point's.
     fn pitches(&self) -> [usize; 2] {
         [self.channels_held, self.outputs_held].map(|held| self.block * held + GAP)
+    }
+}
+
+impl Job<'_> {
+    /// The elements of the padded copy that a part's tiles see, and the positions of the input among
+    /// them. Where tiles are of several samples, the copy holds one sample after the other whole.
+    fn seen(&self, part: &Part) -> [Range<usize>; 2] {
+        let at = self.geometry;
+        let per_sample = at.tiles[0] * at.tiles[1];
+        let (first, last) = (part.tiles.start, part.tiles.end.max(part.tiles.start + 1) - 1);
+        let elements = if first / per_sample == last / per_sample {
+            let [first, last] = [first, last].map(|tile| tile % per_sample / at.tiles[1] * SIDE);
+            let row = at.image[1] * at.channels_held;
+            first * row..(last + SEEN) * row
+        } else {
+            0..at.image_len()
+        };
+        let position = |element: usize| self.places.partition_point(|&place| place < element);
+        [elements.clone(), position(elements.start)..position(elements.end)]
     }
 }
 
@@ -204,19 +250,12 @@ impl Winograd {
         output: Spatial,
         residual: Option<&[f32]>,
         clamp: Clamp,
-        scratch: &mut Vec<f32>,
         out: &mut [MaybeUninit<f32>],
     ) {
         let geometry = Geometry::new(&conv.shape, output, conv.isa);
         let places = geometry.places(&conv.shape, spatial);
         let pitches = geometry.pitches();
-        let image = geometry.image_len();
-        let needed = image + POINTS * (pitches[0] + pitches[1]);
-        if scratch.len() < needed {
-            scratch.resize(needed, 0.0);
-        }
-        // What is padding stays zero from sample to sample.
-        scratch[..image].fill(0.0);
+        let needed = geometry.image_len() + POINTS * (pitches[0] + pitches[1]);
         let job = Job {
             conv,
             weights: &self.weights,
@@ -227,7 +266,17 @@ impl Winograd {
             residual,
             clamp,
         };
-        lanes::run(&job, scratch, out);
+        let products = out.len() * conv.shape.in_channels * 9;
+        let parts = geometry.parts(samples, share::parts(products), conv.isa);
+        let target = Target::new(out);
+        share::each(parts, |part| {
+            SCRATCH.with_borrow_mut(|scratch| {
+                if scratch.len() < needed {
+                    scratch.resize(needed, 0.0);
+                }
+                lanes::run(&job, &part, scratch, target);
+            });
+        });
     }
 }
 

@@ -1,3 +1,4 @@
+mod parts;
 mod plain_kernel;
 mod winograd;
 

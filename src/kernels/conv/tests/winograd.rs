@@ -54,7 +54,7 @@ fn agrees_with_the_definition() {
             let conv = PackedConv::for_isa(shape.clone(), &weight, &bias, isa);
             let mut out = vec![MaybeUninit::new(f32::NAN); samples * out_len];
             // What earlier runs have left is no part of the result.
-            let mut scratch = vec![f32::NAN; 1000];
+            SCRATCH.set(vec![f32::NAN; 1000]);
             Winograd::new(&conv).run(
                 &conv,
                 &input,
@@ -63,7 +63,6 @@ fn agrees_with_the_definition() {
                 output,
                 residual.as_deref(),
                 clamp,
-                &mut scratch,
                 &mut out,
             );
             // SAFETY: every element was written, if only before the run.
@@ -89,8 +88,7 @@ fn samples_have_the_same_bits_alone() {
         let winograd = Winograd::new(&conv);
         let run = |input: &[f32], samples: usize| -> Vec<u32> {
             let mut out = vec![MaybeUninit::new(f32::NAN); samples * shape.out_channels * 130];
-            let (scratch, clamp) = (&mut Vec::new(), Clamp::NONE);
-            winograd.run(&conv, input, samples, spatial, spatial, None, clamp, scratch, &mut out);
+            winograd.run(&conv, input, samples, spatial, spatial, None, Clamp::NONE, &mut out);
             // SAFETY: every element was written, if only before the run.
             out.iter().map(|v| unsafe { v.assume_init() }.to_bits()).collect()
         };

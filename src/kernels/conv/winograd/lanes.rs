@@ -1,59 +1,59 @@
 //! The inner loops: transforms, and sums over channels.
 
-use std::mem::MaybeUninit;
-
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{__m256, __m512};
 
-use super::{Clamp, Job, POINTS, ROOT_HALF, ROOT_TWO, SEEN, SIDE, WIDE, interleave};
+use super::{Clamp, Job, POINTS, Part, ROOT_HALF, ROOT_TWO, SEEN, SIDE, Target, WIDE, interleave};
 use crate::kernels::lanes::{Isa, Lanes, Portable};
 
-/// Convolves the samples of a job. `scratch` holds the padded copy, zero where it is padding, and the
-/// planes of all points behind it; every element of `out` is written.
-pub(super) fn run(job: &Job<'_>, scratch: &mut [f32], out: &mut [MaybeUninit<f32>]) {
+/// Convolves a part of a job. `scratch` has room for the padded copy and, behind it, the planes of all
+/// points; every element of the part is written to `out`, the run's outputs.
+pub(super) fn run(job: &Job<'_>, part: &Part, scratch: &mut [f32], out: Target) {
     match job.conv.isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the variant is only made on a processor that has the instructions.
-        Isa::Avx512 => unsafe { run_avx512(job, scratch, out) },
+        Isa::Avx512 => unsafe { run_avx512(job, part, scratch, out) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Isa::Avx2 => unsafe { run_avx2(job, scratch, out) },
+        Isa::Avx2 => unsafe { run_avx2(job, part, scratch, out) },
         // SAFETY: plain code.
-        Isa::Portable => unsafe { run_lanes::<Portable>(job, scratch, out) },
+        Isa::Portable => unsafe { run_lanes::<Portable>(job, part, scratch, out) },
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-unsafe fn run_avx512(job: &Job<'_>, scratch: &mut [f32], out: &mut [MaybeUninit<f32>]) {
-    unsafe { run_lanes::<__m512>(job, scratch, out) }
+unsafe fn run_avx512(job: &Job<'_>, part: &Part, scratch: &mut [f32], out: Target) {
+    unsafe { run_lanes::<__m512>(job, part, scratch, out) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn run_avx2(job: &Job<'_>, scratch: &mut [f32], out: &mut [MaybeUninit<f32>]) {
-    unsafe { run_lanes::<__m256>(job, scratch, out) }
+unsafe fn run_avx2(job: &Job<'_>, part: &Part, scratch: &mut [f32], out: Target) {
+    unsafe { run_lanes::<__m256>(job, part, scratch, out) }
 }
 
 #[inline(always)]
-unsafe fn run_lanes<V: Lanes>(job: &Job<'_>, scratch: &mut [f32], out: &mut [MaybeUninit<f32>]) {
+unsafe fn run_lanes<V: Lanes>(job: &Job<'_>, part: &Part, scratch: &mut [f32], out: Target) {
     let at = job.geometry;
     let [pitch_in, pitch_out] = at.pitches();
     let (image, planes) = scratch.split_at_mut(at.image_len());
     let (seen, sums) = planes.split_at_mut(POINTS * pitch_in);
     let (seen, sums) = (seen.as_mut_ptr(), sums.as_mut_ptr());
-    let out: *mut f32 = out.as_mut_ptr().cast();
     let per_sample = at.tiles[0] * at.tiles[1];
     let in_len = job.input.len() / job.samples;
     let mut held = usize::MAX;
-    let all = per_sample * job.samples;
-    for first in (0..all).step_by(at.block) {
-        let count = at.block.min(all - first);
+    // What is padding stays zero from sample to sample.
+    let [elements, positions] = job.seen(part);
+    image[elements].fill(0.0);
+    for first in part.tiles.clone().step_by(at.block) {
+        let count = at.block.min(part.tiles.end - first);
         for i in 0..count {
             let (sample, tile) = ((first + i) / per_sample, (first + i) % per_sample);
             if sample != held {
                 let input = &job.input[sample * in_len..][..in_len];
-                interleave(job.conv.isa, input, at.channels, Some(job.places), image);
+                let (isa, places) = (job.conv.isa, Some(job.places));
+                interleave(isa, input, at.channels, positions.clone(), places, image);
                 held = sample;
             }
             let (y, x) = (tile / at.tiles[1] * SIDE, tile % at.tiles[1] * SIDE);
@@ -70,13 +70,13 @@ unsafe fn run_lanes<V: Lanes>(job: &Job<'_>, scratch: &mut [f32], out: &mut [May
             for point in 0..POINTS {
                 let weights = job.weights.as_ptr().add(point * at.channels * at.outputs_held);
                 let (seen, sums) = (seen.add(point * pitch_in), sums.add(point * pitch_out));
-                products::<V>(job, weights, seen, sums, count);
+                products::<V>(job, part, weights, seen, sums, count);
             }
             for i in 0..count {
                 let (sample, tile) = ((first + i) / per_sample, (first + i) % per_sample);
                 let place = [tile / at.tiles[1] * SIDE, tile % at.tiles[1] * SIDE];
                 let from = sums.add(i * at.outputs_held);
-                output_tile::<V>(job, from, pitch_out, sample, place, out);
+                output_tile::<V>(job, part, from, pitch_out, sample, place, out.from(0));
             }
         }
     }
@@ -154,13 +154,14 @@ unsafe fn input_tile<V: Lanes>(
 #[inline(always)]
 unsafe fn products<V: Lanes>(
     job: &Job<'_>,
+    part: &Part,
     weights: *const f32,
     seen: *const f32,
     sums: *mut f32,
     count: usize,
 ) {
     let at = job.geometry;
-    for first in (0..at.outputs_held).step_by(WIDE * V::COUNT) {
+    for first in part.outputs.clone().step_by(WIDE * V::COUNT) {
         // SAFETY: as the caller vouches.
         unsafe {
             let weights = weights.add(first * at.channels);
@@ -237,6 +238,7 @@ unsafe fn block<V: Lanes, const TILES: usize, const N: usize>(
 #[inline(always)]
 unsafe fn output_tile<V: Lanes>(
     job: &Job<'_>,
+    part: &Part,
     from: *const f32,
     pitch: usize,
     sample: usize,
@@ -249,7 +251,7 @@ unsafe fn output_tile<V: Lanes>(
     let plane = height * width;
     let first = sample * at.outputs * plane + place[0] * width + place[1];
     let clamp = job.clamp;
-    for channel in (0..at.outputs).step_by(V::COUNT) {
+    for channel in (part.outputs.start..part.outputs.end.min(at.outputs)).step_by(V::COUNT) {
         let count = V::COUNT.min(at.outputs - channel);
         // SAFETY: as the caller vouches.
         unsafe {
