@@ -88,17 +88,43 @@ impl Chain {
         let output = output.ok_or_else(|| Error::InvalidModel {
             reason: format!("nothing makes the output of `{}`", original.label()),
         })?;
+        let bias = nodes.last().and_then(|last| join_bias(&mut links, last.op_type()));
         let mut rest = epilogue;
-        if epilogue != Epilogue::NONE
+        let sums = |own: Arc<[f32]>| match &rest.bias {
+            Some(bias) => own.iter().zip(&**bias).map(|(own, bias)| own + bias).collect(),
+            None => own,
+        };
+        let whole = Epilogue { bias: bias.map_or(rest.bias.clone(), |b| Some(sums(b))), ..rest };
+        if rest != Epilogue::NONE
             && let Some(last) = links.last_mut().filter(|link| link.output == output)
-            && let Some(operator) = last.operator.with_epilogue(epilogue)
+            && let Some(operator) = last.operator.with_epilogue(&whole)
         {
             last.operator = operator.into();
-            last.residual = epilogue.residual;
+            last.residual = rest.residual;
             rest = Epilogue::NONE;
         }
-        Ok(Self { values: inputs + links.len(), links, inputs, output, rest })
+        Ok(Self { values: inputs + nodes.len(), links, inputs, output, rest })
     }
+}
+
+/// Gives the constant that the last node, of type `op_type`, adds along the last axis to the product before
+/// it; then the last node goes.
+fn join_bias(links: &mut Vec<Link>, op_type: &str) -> Option<Arc<[f32]>> {
+    let [.., product, add] = links.as_mut_slice() else { return None };
+    let bias: Arc<[f32]> = match add.inputs.as_slice() {
+        [Some(Source::Value(sum)), Some(Source::Constant(Tensor::F32(bias)))]
+        | [Some(Source::Constant(Tensor::F32(bias))), Some(Source::Value(sum))]
+            if op_type == "Add" && *sum == product.output && bias.ndim() == 1 =>
+        {
+            bias.iter().copied().collect()
+        }
+        _ => return None,
+    };
+    let epilogue = Epilogue { bias: Some(Arc::clone(&bias)), ..Epilogue::NONE };
+    product.operator = product.operator.with_epilogue(&epilogue)?.into();
+    product.output = add.output;
+    links.pop();
+    Some(bias)
 }
 
 impl Operator for Chain {
@@ -137,7 +163,7 @@ impl Operator for Chain {
         let output = if self.rest == Epilogue::NONE {
             output
         } else {
-            epilogue::finish(output, residual.as_ref(), self.rest.clamp)?
+            epilogue::finish(output, residual.as_ref(), &self.rest)?
         };
         Ok(vec![output])
     }

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::{Batches, Evaluator, Label, Step, ValueId, fuse};
+use super::{Batches, Evaluator, Label, Step, ValueId, fuse, gelu};
 use crate::error::{Error, OpError, Result};
 use crate::graph::{self, captured};
 use crate::onnx::{Model, NodeProto, OpsetImport};
@@ -148,10 +148,10 @@ impl Evaluator {
             }
         }
         drop_dead(&mut steps, &kept);
-        let training = trained.is_some();
-        fuse::fuse(&mut steps, &kept, &known_ids(&known, &names), &graph.node, training);
-
         let constants = known_ids(&known, &names);
+        gelu::join(&mut steps, &kept, &constants);
+        fuse::fuse(&mut steps, &kept, &constants, &graph.node, trained.is_some());
+
         let mut last_use = vec![0; names.len()];
         for (index, step) in steps.iter().enumerate() {
             for id in step.inputs.iter().flatten() {

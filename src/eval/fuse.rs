@@ -2,6 +2,7 @@
 //! convolution after it.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use super::{Step, ValueId};
 use crate::kernels::Clamp;
@@ -27,8 +28,12 @@ pub(super) fn fuse(
     }
     let mut index = 0;
     while index < steps.len() {
+        if let Some((bias, add)) = bias(steps, index, kept, constants) {
+            let epilogue = Epilogue { bias: Some(bias), ..Epilogue::NONE };
+            merge(steps, index, add, epilogue, training);
+        }
         if let Some((other, add)) = addition(steps, index, kept, constants) {
-            let epilogue = Epilogue { residual: true, ..steps[index].epilogue };
+            let epilogue = Epilogue { residual: true, ..steps[index].epilogue.clone() };
             if merge(steps, index, add, epilogue, training) {
                 steps[index].inputs.push(Some(other));
             }
@@ -36,7 +41,7 @@ pub(super) fn fuse(
         while let Some((activation, clamp)) = activation(steps, index, kept, constants) {
             let before = steps[index].epilogue.clamp;
             let clamp = Clamp { low: within(before.low, clamp), high: within(before.high, clamp) };
-            let epilogue = Epilogue { clamp, ..steps[index].epilogue };
+            let epilogue = Epilogue { clamp, ..steps[index].epilogue.clone() };
             if !merge(steps, index, activation, epilogue, training) {
                 break;
             }
@@ -101,7 +106,7 @@ fn merge(
     epilogue: Epilogue,
     training: bool,
 ) -> bool {
-    let Some(operator) = steps[index].operator.with_epilogue(epilogue) else {
+    let Some(operator) = steps[index].operator.with_epilogue(&epilogue) else {
         return false;
     };
     let inputs = vec![true; steps[index].inputs.len() + usize::from(epilogue.residual)];
@@ -119,7 +124,11 @@ fn merge(
 }
 
 /// The only step that reads the only output of step `index`, and where among its inputs.
-fn sole_reader(steps: &[Step], index: usize, kept: &HashSet<ValueId>) -> Option<(usize, usize)> {
+pub(super) fn sole_reader(
+    steps: &[Step],
+    index: usize,
+    kept: &HashSet<ValueId>,
+) -> Option<(usize, usize)> {
     let [Some(output)] = steps[index].outputs[..] else {
         return None;
     };
@@ -134,23 +143,46 @@ fn sole_reader(steps: &[Step], index: usize, kept: &HashSet<ValueId>) -> Option<
     readers.next().is_none().then_some(reader)
 }
 
+/// The Add right after step `index`, and where among its operands the step's result is.
+fn sum(steps: &[Step], index: usize, kept: &HashSet<ValueId>) -> Option<(usize, usize)> {
+    let (add, position) = sole_reader(steps, index, kept)?;
+    let step = &steps[add];
+    let plain = step.inputs.len() == 2 && step.epilogue == Epilogue::NONE;
+    (step.label.op_type == "Add" && plain).then_some((add, position))
+}
+
+/// The constant that an Add right after step `index`, a MatMul, adds along the last axis, and the Add's step.
+/// A Gemm has a bias of its own, which is fitted with its factors.
+fn bias(
+    steps: &[Step],
+    index: usize,
+    kept: &HashSet<ValueId>,
+    constants: &HashMap<ValueId, Tensor>,
+) -> Option<(Arc<[f32]>, usize)> {
+    let step = &steps[index];
+    if step.epilogue != Epilogue::NONE || step.label.op_type != "MatMul" {
+        return None;
+    }
+    let (add, position) = sum(steps, index, kept)?;
+    match constants.get(&steps[add].inputs[1 - position]?)? {
+        Tensor::F32(bias) if bias.ndim() == 1 => Some((bias.iter().copied().collect(), add)),
+        _ => None,
+    }
+}
+
 /// The value that an Add right after step `index` adds, and the Add's step. The value must be there
-/// before step `index` runs, and not be constant (those are better left to the bias).
+/// before step `index` runs, and not be constant.
 fn addition(
     steps: &[Step],
     index: usize,
     kept: &HashSet<ValueId>,
     constants: &HashMap<ValueId, Tensor>,
 ) -> Option<(ValueId, usize)> {
-    if steps[index].epilogue != Epilogue::NONE {
+    let Epilogue { residual: false, clamp: Clamp::NONE, .. } = steps[index].epilogue else {
         return None;
-    }
-    let (add, position) = sole_reader(steps, index, kept)?;
-    let step = &steps[add];
-    if step.label.op_type != "Add" || step.inputs.len() != 2 || step.epilogue != Epilogue::NONE {
-        return None;
-    }
-    let other = step.inputs[1 - position]?;
+    };
+    let (add, position) = sum(steps, index, kept)?;
+    let other = steps[add].inputs[1 - position]?;
     let late = steps[index..].iter().any(|s| s.outputs.contains(&Some(other)));
     (!late && !constants.contains_key(&other)).then_some((other, add))
 }

@@ -9,11 +9,14 @@ mod batches;
 mod chain;
 mod compile;
 mod fuse;
+mod gelu;
 pub mod moments;
 mod memory;
 mod pieces;
 mod recorder;
 mod tape;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -315,7 +318,8 @@ impl Evaluator {
         original: &NodeProto,
         opsets: &[OpsetImport],
     ) -> Result<()> {
-        let chain = Chain::new(nodes, constants, original, opsets, self.steps[step].epilogue)?;
+        let epilogue = self.steps[step].epilogue.clone();
+        let chain = Chain::new(nodes, constants, original, opsets, epilogue)?;
         self.steps[step].operator = Arc::new(chain);
         self.steps[step].fallback = None;
         Ok(())

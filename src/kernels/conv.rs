@@ -225,7 +225,7 @@ impl PackedConv {
         let image = self.image(spatial)?;
         let (group_in, group_out) = (in_len / shape.groups, out_len / shape.groups);
         let parts = self.parts(&image, samples, share::parts(out.len() * shape.taps()));
-        let target = Target::new(out);
+        let target = Target::unwritten(out);
         share::each(parts, |part| {
             SCRATCH.with_borrow_mut(|scratch| {
                 for i in part.groups.clone() {

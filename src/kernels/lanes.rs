@@ -348,3 +348,47 @@ impl Isa {
         Self::Portable
     }
 }
+
+/// Evaluates an expression in code compiled for the vectors of this processor: loops in it that the compiler
+/// makes vectors of, those of functions that are inlined into it included, take the widest ones. Results are
+/// the same to the bit, as sums are neither reordered nor fused.
+// The expression is repeated for every instruction set: a closure that is called in one place only is inlined,
+// however long it is, and takes on the instructions of its caller.
+macro_rules! wide {
+    ($work:expr) => {
+        match $crate::kernels::lanes::Isa::detect() {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: the variant is only made on a processor that has the instructions.
+            $crate::kernels::lanes::Isa::Avx512 => unsafe {
+                $crate::kernels::lanes::wide_512(|| $work)
+            },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            $crate::kernels::lanes::Isa::Avx2 => unsafe {
+                $crate::kernels::lanes::wide_256(|| $work)
+            },
+            $crate::kernels::lanes::Isa::Portable => $work,
+        }
+    };
+}
+pub(crate) use wide;
+
+/// Does `work` with 512-bit vectors.
+///
+/// # Safety
+/// The processor must have them.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+pub unsafe fn wide_512<R>(work: impl FnOnce() -> R) -> R {
+    work()
+}
+
+/// Does `work` with 256-bit vectors.
+///
+/// # Safety
+/// The processor must have them.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+pub unsafe fn wide_256<R>(work: impl FnOnce() -> R) -> R {
+    work()
+}

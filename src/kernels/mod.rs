@@ -1,9 +1,11 @@
 //! Fast loops under the operators: convolution and matrix products.
 
 pub mod conv;
-mod lanes;
+pub(crate) mod lanes;
 pub mod matmul;
 pub mod share;
+
+pub(crate) use lanes::wide;
 
 /// Bounds that a kernel applies to a sum before storing it: a fused activation.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -19,6 +21,14 @@ impl Clamp {
     pub const NONE: Self = Self { low: f32::NEG_INFINITY, high: f32::INFINITY };
     /// Rectified linear unit.
     pub const RELU: Self = Self { low: 0.0, high: f32::INFINITY };
+
+    /// A value brought within the bounds; NaN stays NaN.
+    #[inline(always)]
+    #[must_use]
+    pub fn of(self, value: f32) -> f32 {
+        let value = if value < self.low { self.low } else { value };
+        if value > self.high { self.high } else { value }
+    }
 }
 
 /// An element type that products are computed in: `f32` or, slower, `f64`.

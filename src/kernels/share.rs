@@ -5,11 +5,18 @@
 
 use std::cell::Cell;
 use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rayon::prelude::*;
 
 /// Products that a part has at least: their time is several times that of waking a thread.
 const PRODUCTS: usize = 400_000;
+
+/// Threads that stay awake for a run, at most.
+const HELPERS: usize = 7;
+
+/// Pauses of the processor between looks for work.
+const PAUSES: usize = 8;
 
 /// Products whose time a function of one element takes, about.
 const FUNCTION: usize = 20;
@@ -17,6 +24,9 @@ const FUNCTION: usize = 20;
 thread_local! {
     /// Products that a part has at least, where this thread's run is the only one.
     static LEAST: Cell<Option<usize>> = const { Cell::new(None) };
+
+    /// Whether this thread has a run alone, or helps with one.
+    static TAKEN: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Sets [`LEAST`] until it is dropped.
@@ -36,15 +46,69 @@ impl Drop for Setting {
     }
 }
 
-/// Runs `work` with kernels that share what they compute among the threads of the current pool.
+/// Runs `work` with kernels that share what they compute among the threads of the current pool. Some of
+/// these threads stay awake meanwhile: to wake one takes longer than most parts.
 pub fn alone<T>(work: impl FnOnce() -> T) -> T {
     alone_from(PRODUCTS, work)
 }
 
 /// The same with parts of so many products at least.
 pub(crate) fn alone_from<T>(least: usize, work: impl FnOnce() -> T) -> T {
-    let _setting = Setting::new(Some(least.max(1)));
-    work()
+    let helpers = match rayon::current_thread_index() {
+        Some(_) if !TAKEN.get() => HELPERS.min(rayon::current_num_threads() - 1),
+        _ => 0,
+    };
+    let done = AtomicBool::new(false);
+    rayon::in_place_scope(|scope| {
+        for _ in 0..helpers {
+            scope.spawn(|_| help(&done));
+        }
+        let _taken = Taken::new();
+        let _setting = Setting::new(Some(least.max(1)));
+        let _done = Done(&done);
+        work()
+    })
+}
+
+/// Takes up what there is to do, until the run is done. A thread that has a run of its own to end, or helps
+/// with another already, doesn't wait for that.
+fn help(done: &AtomicBool) {
+    if TAKEN.get() {
+        return;
+    }
+    let _taken = Taken::new();
+    while !done.load(Ordering::Acquire) {
+        if rayon::yield_now() != Some(rayon::Yield::Executed) {
+            // Looking for work slows down who has some.
+            (0..PAUSES).for_each(|_| std::hint::spin_loop());
+        }
+    }
+}
+
+/// Sets [`TAKEN`] until it is dropped.
+struct Taken {
+    before: bool,
+}
+
+impl Taken {
+    fn new() -> Self {
+        Self { before: TAKEN.replace(true) }
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        TAKEN.set(self.before);
+    }
+}
+
+/// Lets helpers go when it is dropped.
+struct Done<'a>(&'a AtomicBool);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
 }
 
 /// Parts that so many products are to be cut into, at least one.
@@ -85,7 +149,12 @@ pub struct Target(*mut f32);
 
 impl Target {
     /// The outputs of a run.
-    pub fn new(out: &mut [MaybeUninit<f32>]) -> Self {
+    pub fn new(out: &mut [f32]) -> Self {
+        Self(out.as_mut_ptr())
+    }
+
+    /// The outputs of a run, none of which has been written.
+    pub fn unwritten(out: &mut [MaybeUninit<f32>]) -> Self {
         Self(out.as_mut_ptr().cast())
     }
 
@@ -107,6 +176,8 @@ unsafe impl Sync for Target {}
 
 #[cfg(test)]
 mod tests {
+    use std::panic::AssertUnwindSafe;
+
     use super::*;
 
     #[test]
@@ -137,5 +208,27 @@ mod tests {
             });
             assert_eq!(parts(usize::MAX), 1);
         });
+    }
+
+    #[test]
+    fn lone_runs_beside_one_another_come_to_an_end() {
+        for threads in [1, 2, 3] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let run = |i: usize| {
+                let part = |j: usize| (0..100).fold(i + j, |sum, k| std::hint::black_box(sum + k));
+                let sums = || (0..20).map(|_| each((0..4).collect(), part).iter().sum::<usize>());
+                alone(|| alone(|| sums().max()))
+            };
+            let all: Vec<usize> =
+                pool.install(|| (0..200usize).into_par_iter().filter_map(run).collect());
+            let expected: Vec<usize> = (0..200).map(|i| 4 * (i + 4950) + 6).collect();
+            assert_eq!(all, expected);
+        }
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+        let failed = std::panic::catch_unwind(AssertUnwindSafe(|| {
+            pool.install(|| alone(|| panic!("on purpose")));
+        }));
+        assert!(failed.is_err());
+        assert_eq!(pool.install(|| alone(|| 3)), 3);
     }
 }

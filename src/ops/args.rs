@@ -146,10 +146,10 @@ macro_rules! map_floats {
         floats!($tensor, "a float operand", array => {
             Ok($crate::tensor::Tensor::from($crate::ops::args::update(array, |slice| {
                 $crate::kernels::share::pieces(slice, |slice| {
-                    for element in slice {
+                    $crate::kernels::wide!(for element in slice {
                         let $x: T = *element;
                         *element = $body;
-                    }
+                    });
                 });
             })))
         })

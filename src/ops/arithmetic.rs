@@ -9,6 +9,7 @@ use super::cast::cast;
 use super::layout::{Pairing, broadcast, count};
 use super::number::Number;
 use crate::error::OpError;
+use crate::kernels::wide;
 use crate::onnx::NodeAttributes;
 use crate::tensor::{Array, Element, Tensor};
 
@@ -24,30 +25,34 @@ pub(super) fn combine<T: Element>(
     if a.shape() == shape.as_slice() && (a.is_unique() || b.shape() != shape.as_slice()) {
         let b = elements(&b);
         return Ok(update(a, |a| {
-            pairing.for_each(|_, at_a, at_b| {
-                let a = &mut a[at_a..at_a + pairing.inner];
-                if pairing.moves_b {
-                    let b = &b[at_b..at_b + pairing.inner];
-                    a.iter_mut().zip(b).for_each(|(x, &y)| *x = f(*x, y));
-                } else {
-                    let y = b[at_b];
-                    a.iter_mut().for_each(|x| *x = f(*x, y));
-                }
+            wide!({
+                pairing.for_each(|_, at_a, at_b| {
+                    let a = &mut a[at_a..at_a + pairing.inner];
+                    if pairing.moves_b {
+                        let b = &b[at_b..at_b + pairing.inner];
+                        a.iter_mut().zip(b).for_each(|(x, &y)| *x = f(*x, y));
+                    } else {
+                        let y = b[at_b];
+                        a.iter_mut().for_each(|x| *x = f(*x, y));
+                    }
+                });
             });
         }));
     }
     if b.shape() == shape.as_slice() {
         let a = elements(&a);
         return Ok(update(b, |b| {
-            pairing.for_each(|_, at_a, at_b| {
-                let b = &mut b[at_b..at_b + pairing.inner];
-                if pairing.moves_a {
-                    let a = &a[at_a..at_a + pairing.inner];
-                    b.iter_mut().zip(a).for_each(|(y, &x)| *y = f(x, *y));
-                } else {
-                    let x = a[at_a];
-                    b.iter_mut().for_each(|y| *y = f(x, *y));
-                }
+            wide!({
+                pairing.for_each(|_, at_a, at_b| {
+                    let b = &mut b[at_b..at_b + pairing.inner];
+                    if pairing.moves_a {
+                        let a = &a[at_a..at_a + pairing.inner];
+                        b.iter_mut().zip(a).for_each(|(y, &x)| *y = f(x, *y));
+                    } else {
+                        let x = a[at_a];
+                        b.iter_mut().for_each(|y| *y = f(x, *y));
+                    }
+                });
             });
         }));
     }

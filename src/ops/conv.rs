@@ -284,7 +284,7 @@ impl Conv {
             y = add_bias(y, peek(inputs, 2)?)?;
         }
         let residual = inputs.last().filter(|_| self.epilogue.residual);
-        Ok(vec![epilogue::finish(y, residual.and_then(Option::as_ref), self.epilogue.clamp)?])
+        Ok(vec![epilogue::finish(y, residual.and_then(Option::as_ref), &self.epilogue)?])
     }
 }
 
@@ -343,7 +343,7 @@ impl Operator for Conv {
         // SAFETY: the kernel writes every element.
         let out = Tensor::from_vec(&out_shape, unsafe { filled(out) })?;
         Ok(vec![match apart.first() {
-            Some(residual) => epilogue::finish(out, Some(residual), self.epilogue.clamp)?,
+            Some(residual) => epilogue::finish(out, Some(residual), &self.epilogue)?,
             None => out,
         }])
     }
@@ -369,13 +369,15 @@ impl Operator for Conv {
             return None;
         }
         let packed = pack(&self.node, weight, bias).ok()?;
-        Some(Box::new(Self::new(self.node.clone(), Some(packed), false, self.epilogue)))
+        Some(Box::new(Self::new(self.node.clone(), Some(packed), false, self.epilogue.clone())))
     }
 
-    fn with_epilogue(&self, epilogue: Epilogue) -> Option<Box<dyn Operator>> {
+    fn with_epilogue(&self, epilogue: &Epilogue) -> Option<Box<dyn Operator>> {
         let (node, constant) = (self.node.clone(), self.constant.clone());
-        (!self.double)
-            .then(|| Box::new(Self::new(node, constant, false, epilogue)) as Box<dyn Operator>)
+        // Additions along the last axis are not for its kernels.
+        (!self.double && epilogue.bias.is_none()).then(|| {
+            Box::new(Self::new(node, constant, false, epilogue.clone())) as Box<dyn Operator>
+        })
     }
 
     /// Depthwise only: what other convolutions read is what a layer's factors are fitted to, and
@@ -397,6 +399,6 @@ impl Operator for Conv {
         let padding = Padding::Explicit { begin: sums(begin, before)?, end: sums(end, after)? };
         let attributes = ConvAttributes { padding, ..attributes.clone() };
         let constant = Some((attributes, packed.clone()));
-        Some(Box::new(Self::new(self.node.clone(), constant, false, self.epilogue)))
+        Some(Box::new(Self::new(self.node.clone(), constant, false, self.epilogue.clone())))
     }
 }

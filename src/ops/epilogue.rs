@@ -1,5 +1,7 @@
 //! What a kernel does to its result before storing it.
 
+use std::sync::Arc;
+
 use ndarray::IxDyn;
 
 use super::args::floats;
@@ -8,26 +10,39 @@ use crate::error::OpError;
 use crate::kernels::{Clamp, Real};
 use crate::tensor::{Array, Element, Tensor};
 
-/// An addition and an activation that follow an operator and are computed with it.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// Additions and an activation that follow an operator and are computed with it.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Epilogue {
-    /// Whether a tensor given as one more input, after the node's own, is added first.
+    /// What is added to each element along the last axis first.
+    pub bias: Option<Arc<[f32]>>,
+    /// Whether a tensor given as one more input, after the node's own, is added then.
     pub residual: bool,
-    /// The bounds applied then.
+    /// The bounds applied last.
     pub clamp: Clamp,
 }
 
 impl Epilogue {
     /// Nothing.
-    pub const NONE: Self = Self { residual: false, clamp: Clamp::NONE };
+    pub const NONE: Self = Self { bias: None, residual: false, clamp: Clamp::NONE };
 }
 
-/// Adds `residual`, broadcasting, and clamps: the epilogue of a result that is in memory already.
+/// Applies an epilogue, with its `residual` where it has one, to a result that is in memory already.
 ///
 /// # Errors
 /// When the shapes don't broadcast or an element type is not a float or differs.
-pub fn finish(result: Tensor, residual: Option<&Tensor>, clamp: Clamp) -> Result<Tensor, OpError> {
-    floats!(result, "a sum", sum => finish_typed::<T>(sum, residual, clamp))
+pub fn finish(
+    result: Tensor,
+    residual: Option<&Tensor>,
+    epilogue: &Epilogue,
+) -> Result<Tensor, OpError> {
+    let result = match &epilogue.bias {
+        Some(bias) => {
+            let bias = Tensor::from_vec(&[bias.len()], bias.to_vec())?;
+            finish_typed::<f32>(result.into_typed("a sum")?, Some(&bias), Clamp::NONE)?
+        }
+        None => result,
+    };
+    floats!(result, "a sum", sum => finish_typed::<T>(sum, residual, epilogue.clamp))
 }
 
 fn finish_typed<T: Real + PartialOrd + Element>(

@@ -82,7 +82,7 @@ impl Operator for Widened {
         Some(Box::new(Self(self.0.prepared(constants)?)))
     }
 
-    fn with_epilogue(&self, epilogue: Epilogue) -> Option<Box<dyn Operator>> {
+    fn with_epilogue(&self, epilogue: &Epilogue) -> Option<Box<dyn Operator>> {
         Some(Box::new(Self(self.0.with_epilogue(epilogue)?)))
     }
 

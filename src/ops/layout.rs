@@ -156,6 +156,7 @@ impl Pairing {
     }
 
     /// Calls `visit` with the offsets of each innermost loop in the result, a and b.
+    #[inline(always)]
     pub(super) fn for_each(&self, mut visit: impl FnMut(usize, usize, usize)) {
         let total: usize = self.outer.iter().map(|l| l.0).product();
         if self.inner == 0 {

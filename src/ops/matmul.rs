@@ -18,10 +18,20 @@ use super::{Backward, Decoding, Derivative, Epilogue, Gradients, Operator, Reads
 
 /// `x * constant matrix + bias` over the last axis of `x`.
 struct Projection {
+    /// The node's matrix and bias.
+    plain: Arc<PackedMatrix>,
+    /// The same with the epilogue's bias.
     matrix: Arc<PackedMatrix>,
     /// The node where it is a Gemm, whose `x` must be a matrix.
     gemm: Option<Gemm>,
     epilogue: Epilogue,
+}
+
+impl Projection {
+    fn new(matrix: PackedMatrix, gemm: Option<Gemm>) -> Self {
+        let plain = Arc::new(matrix);
+        Self { matrix: Arc::clone(&plain), plain, gemm, epilogue: Epilogue::NONE }
+    }
 }
 
 impl Operator for Projection {
@@ -39,15 +49,14 @@ impl Operator for Projection {
         }
         let x = x.as_standard_layout();
         let x = x.as_slice().unwrap_or(&[]);
-        let mut out = Vec::with_capacity(count(&shape)?);
-        self.matrix.product(x, self.epilogue.clamp, &mut out)?;
-        Ok(vec![Tensor::from_vec(&shape, out)?])
+        count(&shape)?;
+        Ok(vec![Tensor::from_vec(&shape, self.matrix.product(x, self.epilogue.clamp)?)?])
     }
 
     fn derivative(&self, wanted: &[bool]) -> Derivative {
-        match self.epilogue {
-            Epilogue::NONE => Derivative::Rule(reads(wanted)),
-            _ => Derivative::Unknown,
+        match self.epilogue == Epilogue::NONE {
+            true => Derivative::Rule(reads(wanted)),
+            false => Derivative::Unknown,
         }
     }
 
@@ -58,11 +67,16 @@ impl Operator for Projection {
         }
     }
 
-    fn with_epilogue(&self, epilogue: Epilogue) -> Option<Box<dyn Operator>> {
-        (!epilogue.residual).then(|| {
-            let matrix = Arc::clone(&self.matrix);
-            Box::new(Self { matrix, gemm: self.gemm, epilogue }) as Box<dyn Operator>
-        })
+    fn with_epilogue(&self, epilogue: &Epilogue) -> Option<Box<dyn Operator>> {
+        if epilogue.residual {
+            return None;
+        }
+        let plain = Arc::clone(&self.plain);
+        let matrix = match &epilogue.bias {
+            Some(bias) => Arc::new(plain.with_bias(bias)?),
+            None => Arc::clone(&plain),
+        };
+        Some(Box::new(Self { plain, matrix, gemm: self.gemm, epilogue: epilogue.clone() }))
     }
 }
 
@@ -100,11 +114,7 @@ pub(super) fn decode_gemm(decoding: &Decoding<'_>) -> Result<Box<dyn Operator>, 
         };
         if let Some(bias) = bias {
             let matrix = pack(weight, gemm.transpose[1], gemm.alpha, &bias)?;
-            return Ok(Box::new(Projection {
-                matrix: Arc::new(matrix),
-                gemm: Some(gemm),
-                epilogue: Epilogue::NONE,
-            }));
+            return Ok(Box::new(Projection::new(matrix, Some(gemm))));
         }
     }
     Ok(Box::new(gemm))
@@ -127,9 +137,9 @@ fn pack(
     alpha: f32,
     bias: &[f32],
 ) -> Result<PackedMatrix, OpError> {
-    let view = if transposed { weight.view() } else { weight.t() };
-    let elements: Vec<f32> = view.iter().map(|&v| alpha * v).collect();
-    PackedMatrix::new(&elements, bias, view.shape()[1], view.shape()[0])
+    let matrix = if transposed { weight.clone().reversed_axes() } else { weight.clone() };
+    let matrix = if alpha == 1.0 { matrix } else { matrix.mapv(|v| alpha * v).into_shared() };
+    PackedMatrix::new(&matrix, bias)
 }
 
 impl Gemm {
@@ -194,8 +204,7 @@ pub(super) fn decode_matmul(decoding: &Decoding<'_>) -> Result<Box<dyn Operator>
         && weight.ndim() == 2
         && !weight.is_empty()
     {
-        let matrix = Arc::new(pack(weight, false, 1.0, &[])?);
-        return Ok(Box::new(Projection { matrix, gemm: None, epilogue: Epilogue::NONE }));
+        return Ok(Box::new(Projection::new(pack(weight, false, 1.0, &[])?, None)));
     }
     Ok(Box::new(MatMul))
 }

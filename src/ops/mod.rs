@@ -86,7 +86,7 @@ pub trait Operator: Send + Sync {
 
     /// The same operator with `epilogue` applied to its only output while that is in registers;
     /// `None` where the kernel can't. Constants are shared, not copied.
-    fn with_epilogue(&self, epilogue: Epilogue) -> Option<Box<dyn Operator>> {
+    fn with_epilogue(&self, epilogue: &Epilogue) -> Option<Box<dyn Operator>> {
         let _ = epilogue;
         None
     }

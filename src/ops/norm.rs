@@ -10,6 +10,7 @@ use super::logic::expanded;
 use super::number::Number;
 use super::reduce::{fold, fold_row};
 use crate::error::OpError;
+use crate::kernels::wide;
 use crate::onnx::NodeAttributes;
 use crate::tensor::{Array, Element, Tensor};
 
@@ -22,6 +23,7 @@ fn channels(shape: &[usize]) -> Result<(usize, usize), OpError> {
 }
 
 /// `x * scale + shift`, with a scale and a shift for each channel.
+#[inline(always)]
 fn scale_channels<T: Number>(slice: &mut [T], inner: usize, scale: &[T], shift: &[T]) {
     if slice.is_empty() {
         return;
@@ -96,7 +98,7 @@ pub(super) fn batch(d: &Decoding<'_>) -> Decoded {
             let [scale, shift] = [&scale, &shift].map(|list| {
                 list.iter().map(|v| *v as T).collect::<Vec<T>>()
             });
-            Ok(Tensor::from(update(a, |slice| scale_channels(slice, inner, &scale, &shift))))
+            Ok(Tensor::from(update(a, |slice| wide!(scale_channels(slice, inner, &scale, &shift)))))
         })
     });
     let reads = |wanted: &[bool]| {
@@ -118,6 +120,7 @@ struct Moments {
 }
 
 /// Brings every row of length `n` to mean 0 and variance 1.
+#[inline(always)]
 fn standardise<T: Number>(slice: &mut [T], n: usize, epsilon: f64) -> Vec<Moments> {
     if slice.is_empty() {
         return Vec::new();
@@ -150,8 +153,10 @@ pub(super) fn instance(d: &Decoding<'_>) -> Decoded {
             let (c, inner) = channels(a.shape())?;
             let (scale, bias) = (per_channel::<T>(&scale, c)?, per_channel::<T>(&bias, c)?);
             Ok(Tensor::from(update(a, |slice| {
-                standardise(slice, inner, epsilon);
-                scale_channels(slice, inner, &scale, &bias);
+                wide!({
+                    standardise(slice, inner, epsilon);
+                    scale_channels(slice, inner, &scale, &bias);
+                });
             })))
         })
     });
@@ -184,8 +189,10 @@ pub(super) fn group(d: &Decoding<'_>) -> Decoded {
             };
             let (scale, bias) = (parameter(&scale)?, parameter(&bias)?);
             Ok(Tensor::from(update(a, |slice| {
-                standardise(slice, width * inner, epsilon);
-                scale_channels(slice, inner, &scale, &bias);
+                wide!({
+                    standardise(slice, width * inner, epsilon);
+                    scale_channels(slice, inner, &scale, &bias);
+                });
             })))
         })
     });
@@ -235,8 +242,11 @@ pub(super) fn layer(d: &Decoding<'_>) -> Decoded {
             };
             let mut moments = Vec::new();
             let a = update(a, |slice| {
-                moments = standardise(slice, n, epsilon);
-                scale_channels(slice, 1, &scale, &bias);
+                moments = wide!({
+                    let moments = standardise(slice, n, epsilon);
+                    scale_channels(slice, 1, &scale, &bias);
+                    moments
+                });
             });
             let mut result = vec![Tensor::from(a)];
             if outputs > 1 {

@@ -20,6 +20,7 @@ const LANES: usize = 16;
 
 /// Folds one row: `merge` joins a result with what `first` makes of an element, and results with
 /// each other.
+#[inline(always)]
 pub(super) fn fold_row<T: Number>(
     row: &[T],
     start: T,

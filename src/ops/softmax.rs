@@ -8,6 +8,7 @@ use super::number::Number;
 use super::reduce::fold_row;
 use super::special::Special;
 use crate::error::OpError;
+use crate::kernels::wide;
 use crate::onnx::NodeAttributes;
 use crate::tensor::{Array, Element, Tensor};
 
@@ -82,11 +83,12 @@ fn over_rows(
 ) -> Result<Tensor, OpError> {
     floats!(take(inputs, 0)?, "a float operand", a => {
         let extents = extents(a.shape())?;
-        Ok(Tensor::from(update(a, |slice| normaliser.apply::<T>(slice, extents))))
+        Ok(Tensor::from(update(a, |slice| wide!(normaliser.apply::<T>(slice, extents)))))
     })
 }
 
 impl Normaliser {
+    #[inline(always)]
     fn apply<T>(&self, slice: &mut [T], (_, n, inner): Extents)
     where
         T: Number + Special + Logarithm,
@@ -123,6 +125,7 @@ impl Normaliser {
         }
     }
 
+    #[inline(always)]
     fn row<T>(&self, row: &mut [T])
     where
         T: Number + Special + Logarithm,

@@ -268,7 +268,7 @@ impl Winograd {
         };
         let products = out.len() * conv.shape.in_channels * 9;
         let parts = geometry.parts(samples, share::parts(products), conv.isa);
-        let target = Target::new(out);
+        let target = Target::unwritten(out);
         share::each(parts, |part| {
             SCRATCH.with_borrow_mut(|scratch| {
                 if scratch.len() < needed {
