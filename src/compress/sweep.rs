@@ -13,17 +13,13 @@ use super::result::{self, write_text};
 use super::{DataSource, Request, check_output};
 use crate::error::{Error, Result};
 use crate::onnx::{Model, to_raw};
-use crate::options::{Options, SearchMode};
+use crate::options::Options;
 use crate::progress::Progress;
 use crate::report::{
     self, Page, PointReport, PointStatus, Report, SCHEMA_VERSION, Sweep, SweepMetric, SweepPoint,
     page,
 };
 use crate::search::Experience;
-
-/// How many times fewer networks are scored at a ratio whose search starts from what another one chose,
-/// beside those in which single layers are tried: what these do differs from ratio to ratio.
-const FEWER: usize = 5;
 
 /// Several ratios that are asked for.
 #[derive(Clone, Debug)]
@@ -100,15 +96,9 @@ pub fn sweep(request: &SweepRequest, progress: &dyn Progress) -> Result<Sweep> {
         }
         let known = last.map(|record| record.experience.clone());
         let known = known.filter(|known| !known.sensitivity.is_empty());
-        let mut request = place.request.clone();
-        if known.is_some() && base.options.search == SearchMode::Beam {
-            let usual = base.options.evaluations();
-            let fewer = usual.div_ceil(FEWER) + dense.layers.len() + 1;
-            request.options.max_evals = Some(fewer.min(usual));
-        }
         shared.known = known;
         log::info!("ratio {}", place.ratio);
-        let record = match job.run(&request, judge.as_ref(), Some(&mut shared), progress) {
+        let record = match job.run(&place.request, judge.as_ref(), Some(&mut shared), progress) {
             Ok((report, experience)) => place.keep(report, experience)?,
             Err(Error::RatioOutOfReach { largest, .. }) => place.keep_largest(largest)?,
             Err(error) => return Err(error),
