@@ -408,11 +408,22 @@ mod tests {
             let turned = turned.with_bias(&bias).unwrap();
             let product = matrix.product(&x, clamp).unwrap();
             assert_eq!(turned.product(&x, clamp).unwrap(), product);
+            let columnwise: Vec<f32> =
+                (0..columns * depth).map(|i| w[i % depth * columns + i / depth]).collect();
+            let mut both = vec![0.0; rows * columns];
+            matmul(
+                Strided::row_major(&x, rows, depth),
+                Strided::row_major(&columnwise, columns, depth).transposed(),
+                false,
+                &mut both,
+            )
+            .unwrap();
             for i in 0..rows * columns {
                 let (r, c) = (i / columns, i % columns);
                 let sum: f64 = (0..depth)
                     .map(|k| f64::from(x[r * depth + k]) * f64::from(w[k * columns + c]))
                     .sum();
+                assert!((f64::from(both[i]) - sum).abs() < 1e-4 * (1.0 + sum.abs()));
                 let sum = (sum + f64::from(bias[c])).clamp(-0.5, 2.0);
                 assert!((f64::from(product[i]) - sum).abs() < 1e-4);
             }
