@@ -12,12 +12,12 @@ unsafe extern "C" {
     fn mi_option_set(option: c_int, value: c_long);
 }
 
-/// Keeps freed memory for a second: what a run of a graph frees, the next one asks for, and pages
+/// Keeps freed memory for half a minute: what a run of a graph frees, a later one asks for, and pages
 /// that come back from the system have to be cleared first. Without effect in a program that uses
 /// another allocator.
 pub fn keep_freed() {
     // SAFETY: mimalloc is linked in, and takes options at any time.
-    unsafe { mi_option_set(PURGE_DELAY, 1000) };
+    unsafe { mi_option_set(PURGE_DELAY, 30_000) };
 }
 
 /// Bytes of memory that are free, or can be at once; none where the system doesn't tell. A bound of the group of

@@ -86,6 +86,12 @@ fn the_front_is_that_of_the_files() {
         assert!(run(&line).status.success());
         assert_eq!(fs::read(&again).unwrap(), fs::read(&file).unwrap());
     }
+    // Searched beside the others, a ratio ends as it does alone.
+    let alone = dir.path().join("alone.onnx");
+    let line = format!("mnist_conv.onnx {} --ratio 4 {SMALL}", alone.display());
+    assert!(run(&line).status.success());
+    let beside = folder.join(points[1]["file"].as_str().unwrap());
+    assert_eq!(fs::read(&alone).unwrap(), fs::read(&beside).unwrap());
     // Marks, worked out anew.
     for (point, &here) in points[..3].iter().zip(&places[1..]) {
         let beaten = places.iter().any(|&p| p.0 >= here.0 && p.1 >= here.1 && p != here);

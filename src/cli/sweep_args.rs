@@ -14,10 +14,6 @@ use crate::compress::{Request, SweepRequest};
     mut_arg("max_drop", |arg| arg.help(
         "Points of the metric that may be lost: the largest ratio within is marked; exit with code 3 if \
          there is none"
-    )),
-    mut_arg("max_evals", |arg| arg.help(
-        "Networks to score, at most, at the largest ratio; a fifth at the others, beside those in which \
-         single layers are tried [default: 80; no bound for `--search paper`]"
     ))
 )]
 pub struct SweepArgs {

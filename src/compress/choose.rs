@@ -16,8 +16,8 @@ use crate::quantize::Storage;
 use crate::report;
 use crate::score::Scorer;
 use crate::search::{
-    self, Budget, Compressed, Difference, Effort, Experience, LayerOptions, Limits, Network,
-    Prediction, Problem, Samples, ScoreCache, Snapshots, Taken,
+    self, Budget, Compressed, Difference, Effort, LayerOptions, Limits, Network, Prediction,
+    Problem, Samples, ScoreCache, Snapshots, Taken,
 };
 
 /// Bytes of prefix states that the search may hold, and the share of free memory, if that is less.
@@ -27,13 +27,13 @@ const CACHE_BYTES: (usize, u64) = (768 << 20, 8);
 /// the beam and for single layers.
 const SETS: usize = 4;
 
-/// Bytes of prefix states that each set may hold.
-fn snapshot_bytes(options: &Options) -> usize {
+/// Bytes of prefix states that a search may hold.
+pub(super) fn cache_bytes(options: &Options) -> usize {
     let usual = || {
         let share = available().map_or(u64::MAX, |free| free / CACHE_BYTES.1);
         usize::try_from(share).unwrap_or(usize::MAX).min(CACHE_BYTES.0)
     };
-    options.cache_bytes.unwrap_or_else(usual) / SETS
+    options.cache_bytes.unwrap_or_else(usual)
 }
 
 /// What the search did, for the report.
@@ -77,8 +77,6 @@ pub(super) struct Found {
     /// The network of these choices, where the search has fitted it.
     pub compressed: Option<Compressed>,
     pub effort: Effort,
-    /// What the search has learnt for others.
-    pub experience: Experience,
     /// What the decomposition of every layer leaves, where there was one.
     pub spectra: Vec<Option<report::Spectrum>>,
     /// When the search began.
@@ -98,7 +96,6 @@ impl Found {
             storages: Vec::new(),
             compressed: None,
             effort: Effort { stopped, ..Effort::default() },
-            experience: Experience::default(),
             spectra: Vec::new(),
             begin: Instant::now(),
             mode: SearchMode::Start,
@@ -184,8 +181,7 @@ impl<'a> Ground<'a> {
         self.total as f64 / (self.rest + least).max(1) as f64
     }
 
-    /// Chooses at a ratio, in a mode of the search; with what a search at another ratio has learnt
-    /// where there was one.
+    /// Chooses at a ratio, in a mode of the search.
     ///
     /// # Errors
     /// When the ratio is out of reach, a network can't be run, or the run is interrupted.
@@ -193,7 +189,6 @@ impl<'a> Ground<'a> {
         &self,
         ratio: f64,
         mode: SearchMode,
-        known: Option<&Experience>,
         options: &Options,
         progress: &dyn Progress,
     ) -> Result<Found> {
@@ -206,20 +201,14 @@ impl<'a> Ground<'a> {
             beam: options.beam,
             evaluations: options.evaluations(),
             deadline: options.time_limit.map(|limit| clock + limit),
-            snapshot_bytes: snapshot_bytes(options),
+            snapshot_bytes: cache_bytes(options) / SETS,
         };
         let quick = self.quick.as_ref().unwrap_or(network);
         let cache = &self.cache;
         let problem =
             Problem { network, quick, options: forms, budget, samples, cache, limits, progress };
-        let mut experience = match known {
-            Some(known) if known.sensitivity.len() == forms.len() => known.clone(),
-            _ => Experience {
-                sensitivity: search::sensitivities(problem, &self.imitation, &mut effort)?,
-                ..Experience::default()
-            },
-        };
-        let prediction = Prediction::new(experience.sensitivity.clone());
+        let sensitivity = search::sensitivities(problem, &self.imitation, &mut effort)?;
+        let prediction = Prediction::new(sensitivity);
         let losses = prediction.losses(forms);
         let first = search::start(forms, &losses, budget).unwrap_or_default();
         progress.phase("search", Some(options.evaluations() as u64).filter(|&n| n < 1 << 32));
@@ -230,10 +219,8 @@ impl<'a> Ground<'a> {
                 first
             }
             SearchMode::Beam => {
-                let mut firsts = vec![first];
-                firsts.extend(experience.allocation(forms, &losses, budget));
                 let (best, fitted, spent) =
-                    search::beam(problem, firsts, &prediction, &self.scorer)?;
+                    search::beam(problem, first, &prediction, &self.scorer)?;
                 effort.add(spent);
                 compressed = Some(fitted);
                 best
@@ -251,11 +238,8 @@ impl<'a> Ground<'a> {
         };
         let choices = Network::choices(forms, &allocation);
         let storages = storages(forms, &allocation, options);
-        experience.choices.clone_from(&choices);
-        experience.storages = Network::storages(forms, &allocation);
         Ok(Found {
             storages,
-            experience,
             spectra: spectra(forms, &choices),
             choices,
             compressed,
@@ -341,7 +325,7 @@ pub(super) fn choose<'a>(
         (None, Some(allowed)) => smallest(&ground, allowed, options, progress)?,
         (ratio, _) => {
             let ratio = ratio.unwrap_or(1.0);
-            Some(ground.choose(ratio, options.search, None, options, progress)?)
+            Some(ground.choose(ratio, options.search, options, progress)?)
         }
     };
     let mut found = found.unwrap_or_else(|| {

@@ -7,10 +7,11 @@ use std::time::Instant;
 use super::account;
 use super::choose::{Found, choose, search_report};
 use super::gentle::{self, Dense};
-use super::job::{Job, Judge, Shared};
+use super::job::{Job, Judge};
 use super::parts::Parts;
 use super::quantization;
 use super::result;
+use super::shared::Shared;
 use super::statistics::{fitted, plain};
 use super::streamed;
 use super::training::{Trainer, rounded};
@@ -22,7 +23,7 @@ use crate::onnx::Model;
 use crate::options::{Options, Target};
 use crate::progress::Progress;
 use crate::report::{Page, Report, Seconds, page};
-use crate::search::{Compressed, Experience, Network, Plan};
+use crate::search::{Compressed, Network, Plan};
 
 /// Compresses a model as asked and writes the result. The report says what was done.
 ///
@@ -30,7 +31,7 @@ use crate::search::{Compressed, Experience, Network, Plan};
 /// When anything can't be read, run or written; nothing is written then.
 pub fn compress(request: &Request, progress: &dyn Progress) -> Result<Report> {
     let job = Job::prepare(request, progress)?;
-    let (mut report, _) = job.run(request, None, None, progress)?;
+    let mut report = job.run(request, None, None, progress)?;
     report.seconds.load = Some(job.seconds);
     report.seconds.total += job.seconds;
     if let Some(path) = &request.report {
@@ -68,8 +69,28 @@ impl Searched<'_, '_, '_> {
 }
 
 impl Job {
-    /// Compresses the model to one ratio and says what its search has learnt. `judge` and `shared` are
-    /// what several ratios have in common.
+    /// Searches at the ratios of a sweep that have not been searched at yet, where those have more than
+    /// the model in common.
+    ///
+    /// # Errors
+    /// As [`Shared::search`].
+    pub fn search<'p>(
+        &self,
+        request: &Request,
+        ratios: &[f64],
+        shared: &mut Shared<'p>,
+        progress: &'p dyn Progress,
+    ) -> Result<()> {
+        let options = self.options(request);
+        match &self.parts {
+            Some(parts) if !self.streamed && gentle::ratios(&options).is_empty() => {
+                shared.search(&self.whole()?, parts, ratios, &options, progress)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Compresses the model to one ratio. `judge` and `shared` are what several ratios have in common.
     ///
     /// # Errors
     /// As [`compress`].
@@ -79,14 +100,14 @@ impl Job {
         judge: Option<&Judge>,
         mut shared: Option<&mut Shared<'p>>,
         progress: &'p dyn Progress,
-    ) -> Result<(Report, Experience)> {
+    ) -> Result<Report> {
         let begin = Instant::now();
         let request = &Request { options: self.options(request), ..request.clone() };
         let options = &request.options;
         if self.streamed {
             let mut report = streamed::run(self, request, progress)?;
             self.conclude(&mut report, request);
-            return Ok((report, Experience::default()));
+            return Ok(report);
         }
         let mut seconds = Seconds::default();
         let Self { model, layers, sample, parts, .. } = self;
@@ -108,6 +129,7 @@ impl Job {
             }
             tuning = clock.elapsed().as_secs_f64();
         }
+        let clock = Instant::now();
         let (mut found, searched) = match (&mut shared, parts) {
             // Dense models that gentler ratios were trained at are each their own.
             (Some(shared), Some(parts)) if gentle.is_empty() => {
@@ -124,6 +146,8 @@ impl Job {
                 (found, Searched::Own(Box::new(network)))
             }
         };
+        // A search that was done with others, before this.
+        let ahead = (seconds.search.unwrap_or(0.0) - clock.elapsed().as_secs_f64()).max(0.0);
         let retrained;
         let (dense, mut searched) = match &mut trainer {
             Some(trainer) if options.msr > 0.0 && options.factorizes() => {
@@ -237,7 +261,7 @@ impl Job {
         report.model.bytes = self.bytes;
         report.warnings.splice(0..0, self.warnings.iter().cloned());
         seconds.validate = Some(clock.elapsed().as_secs_f64());
-        seconds.total = begin.elapsed().as_secs_f64();
+        seconds.total = begin.elapsed().as_secs_f64() + ahead;
         report.seconds = seconds;
         report.training = trainer.map(|mut trainer| {
             trainer.finish();
@@ -267,7 +291,7 @@ impl Job {
                     .to_owned(),
             );
         }
-        Ok((report, found.experience))
+        Ok(report)
     }
 
     /// What every report says of a request.

@@ -1,15 +1,13 @@
-//! What a compression needs before ranks are chosen, and what ratios of a sweep share.
+//! What a compression needs before ranks are chosen.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::choose::{Found, Ground, bits_alone};
-use super::gentle::{Dense, Whole};
+use super::gentle::Whole;
 use super::inputs::{Inputs, are_independent};
 use super::parts::Parts;
 use super::result::Proof;
-use super::statistics::{calibrate, is_whole, plain};
 use super::streamed;
 use super::target::is_one_place;
 use super::{FileMetric, Request, check_output};
@@ -22,9 +20,9 @@ use crate::onnx::proto::tensor_shape_proto::dimension::Value as Extents;
 use crate::options::Options;
 use crate::progress::Progress;
 use crate::quantize::{self, Floats};
-use crate::report::{self, Metric};
+use crate::report::Metric;
 use crate::score::{MetricKind, Scorer};
-use crate::search::{self, Compressed, Experience, Network, Samples};
+use crate::search::{self, Compressed, Samples};
 use crate::tensor::Tensor;
 
 /// A model that was read, with the samples for it.
@@ -288,71 +286,5 @@ impl Judge {
             written: None,
         };
         Ok(Proof { data, indices, samples, scorer, metric })
-    }
-}
-
-/// What the ratios of a sweep share.
-pub(super) struct Shared<'a> {
-    dense: &'a Dense,
-    /// None where every ratio has its own.
-    ground: Option<Ground<'a>>,
-    /// The network with the statistics of final fits, where those of searches are of fewer samples.
-    last: Option<Network<'a>>,
-    /// What the last search has learnt.
-    pub known: Option<Experience>,
-}
-
-impl<'a> Shared<'a> {
-    /// What ratios share whose `dense` model is the same.
-    pub fn of(dense: &'a Dense) -> Self {
-        Self { dense, ground: None, last: None, known: None }
-    }
-
-    /// Chooses at the ratio of the options. Returns the network for the final fit too; none where nothing
-    /// is factorized.
-    ///
-    /// # Errors
-    /// When the ratio is out of reach, a network can't be run, or the run is interrupted.
-    pub fn choose(
-        &mut self,
-        whole: &Whole<'_>,
-        parts: &Parts,
-        options: &Options,
-        seconds: &mut report::Seconds,
-        progress: &'a dyn Progress,
-    ) -> Result<(Found, Option<&mut Network<'a>>)> {
-        let dense = self.dense;
-        let ratio = options.ratio.unwrap_or(1.0);
-        if let Some(found) = bits_alone(dense, whole, options, ratio, progress)? {
-            return Ok((found, None));
-        }
-        let clock = Instant::now();
-        let ground = match &mut self.ground {
-            Some(ground) => ground,
-            none => {
-                progress.phase("calibrate", None);
-                let ground = Ground::new(dense, whole, parts, options, progress)?;
-                seconds.calibrate = Some(clock.elapsed().as_secs_f64());
-                none.insert(ground)
-            }
-        };
-        let clock = Instant::now();
-        let mut found =
-            ground.choose(ratio, options.search, self.known.as_ref(), options, progress)?;
-        self.known = Some(found.experience.clone());
-        seconds.search = Some(clock.elapsed().as_secs_f64());
-        if is_whole(&ground.network, parts) {
-            return Ok((found, Some(&mut ground.network)));
-        }
-        found.compressed = None;
-        let last = match &mut self.last {
-            Some(last) => last,
-            none => {
-                let mut network = plain(dense, whole, options, progress)?;
-                calibrate(&mut network, parts, true, options, progress)?;
-                none.insert(network)
-            }
-        };
-        Ok((found, Some(last)))
     }
 }

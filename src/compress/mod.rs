@@ -19,6 +19,7 @@ mod quantization;
 mod rank_step;
 mod result;
 mod scratch;
+mod shared;
 mod smallest;
 mod spectra;
 mod statistics;

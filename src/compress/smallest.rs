@@ -29,7 +29,7 @@ pub(super) fn smallest(
     let largest = ground.largest(options.target);
     let mut effort = crate::search::Effort::default();
     let mut trial = |ratio: f64, mode: SearchMode| -> Result<Option<Found>> {
-        let mut found = match ground.choose(ratio, mode, None, options, progress) {
+        let mut found = match ground.choose(ratio, mode, options, progress) {
             // Rounding at the very end of what can be had.
             Err(Error::RatioOutOfReach { .. }) => return Ok(None),
             other => other?,

@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::content::{Key, of_file};
 use super::gentle::Dense;
-use super::job::{Job, Shared};
+use super::job::Job;
 use super::result::{self, write_text};
+use super::shared::Shared;
 use super::{DataSource, Request, check_output};
 use crate::error::{Error, Result};
 use crate::onnx::{Model, to_raw};
@@ -19,7 +20,6 @@ use crate::report::{
     self, Page, PointReport, PointStatus, Report, SCHEMA_VERSION, Sweep, SweepMetric, SweepPoint,
     page,
 };
-use crate::search::Experience;
 
 /// Several ratios that are asked for.
 #[derive(Clone, Debug)]
@@ -42,8 +42,6 @@ struct Record {
     /// The largest ratio there is, where the point's is out of reach.
     largest: Option<f64>,
     report: Option<Report>,
-    /// What its search has learnt.
-    experience: Experience,
 }
 
 /// Compresses a model at every ratio and writes the files, their plans, and the front. Points that an
@@ -62,7 +60,7 @@ pub fn sweep(request: &SweepRequest, progress: &dyn Progress) -> Result<Sweep> {
             reason: "give numbers of more than 1".to_owned(),
         });
     }
-    // From the smallest model on: its search learns most, and the larger ones build on it.
+    // Neighbours are searched at the same time: they take about equally long.
     ratios.sort_by(|a, b| b.total_cmp(a));
     ratios.dedup();
     let folder = &request.folder;
@@ -89,22 +87,23 @@ pub fn sweep(request: &SweepRequest, progress: &dyn Progress) -> Result<Sweep> {
     let dense = Dense::of(job.model.clone(), &whole.layers);
     let judge = job.judge(&base.options, progress)?;
     let mut shared = Shared::of(&dense);
-    for (at, place) in places.iter().enumerate() {
-        let last = records[..at].iter().rev().flatten().find(|r| r.report.is_some());
-        if records[at].is_some() {
-            continue;
+    let missing: Vec<usize> = (0..places.len()).filter(|&at| records[at].is_none()).collect();
+    let rounds = missing.len().div_ceil(rayon::current_num_threads());
+    for some in missing.chunks(missing.len().div_ceil(rounds)) {
+        let together: Vec<f64> = some.iter().map(|&at| places[at].ratio).collect();
+        job.search(&places[some[0]].request, &together, &mut shared, progress)?;
+        for &at in some {
+            let place = &places[at];
+            log::info!("ratio {}", place.ratio);
+            let record = match job.run(&place.request, judge.as_ref(), Some(&mut shared), progress)
+            {
+                Ok(report) => place.keep(report)?,
+                Err(Error::RatioOutOfReach { largest, .. }) => place.keep_largest(largest)?,
+                Err(error) => return Err(error),
+            };
+            records[at] = Some(record);
+            front(&records)?;
         }
-        let known = last.map(|record| record.experience.clone());
-        let known = known.filter(|known| !known.sensitivity.is_empty());
-        shared.known = known;
-        log::info!("ratio {}", place.ratio);
-        let record = match job.run(&place.request, judge.as_ref(), Some(&mut shared), progress) {
-            Ok((report, experience)) => place.keep(report, experience)?,
-            Err(Error::RatioOutOfReach { largest, .. }) => place.keep_largest(largest)?,
-            Err(error) => return Err(error),
-        };
-        records[at] = Some(record);
-        front(&records)?;
     }
     front(&records)
 }
@@ -147,14 +146,14 @@ impl Place {
         whole.then_some(record)
     }
 
-    fn keep(&self, report: Report, experience: Experience) -> Result<Record> {
+    fn keep(&self, report: Report) -> Result<Record> {
         let output = &self.request.output;
         let data = Model::read(output)?.external_files(output);
         let plan = self.request.save_plan.clone();
         let files = [output.clone()].into_iter().chain(plan).chain(data);
         let files = files.filter_map(|path| Some((name_of(&path), of_file(&path)?))).collect();
         let report = Some(report);
-        self.write(Record { key: self.key.clone(), files, largest: None, report, experience })
+        self.write(Record { key: self.key.clone(), files, largest: None, report })
     }
 
     fn keep_largest(&self, largest: f64) -> Result<Record> {
@@ -163,7 +162,6 @@ impl Place {
             files: Vec::new(),
             largest: Some(largest),
             report: None,
-            experience: Experience::default(),
         })
     }
 

@@ -32,7 +32,7 @@ use crate::tune::{
 };
 
 /// Multiply-accumulates that training takes unless it is told how long it may go on.
-const MACS: f64 = 3e13;
+const MACS: f64 = 6e13;
 
 /// Bounds of the passes over the samples that come from it.
 const EPOCHS: (f64, f64) = (3.0, 30.0);

@@ -65,8 +65,8 @@ struct Search<'a, 'm> {
     probed: f64,
 }
 
-/// Improves on the best of some allocations within the budget. Returns the best one with its network,
-/// fitted to the network's calibration samples, and what was done.
+/// Improves on an allocation within the budget. Returns the best one with its network, fitted to the
+/// network's calibration samples, and what was done.
 ///
 /// A level starts from an allocation of the beam. Layer errors are taken anew on the inputs that its
 /// network has, where they hold what earlier layers do to later ones, and weighed by what changes of
@@ -81,7 +81,7 @@ struct Search<'a, 'm> {
 /// When a network can't be run, or the run is interrupted.
 pub fn beam(
     problem: Problem<'_, '_>,
-    firsts: Vec<Allocation>,
+    first: Allocation,
     prediction: &Prediction,
     scorer: &Scorer,
 ) -> Result<(Allocation, Compressed, Effort)> {
@@ -99,23 +99,8 @@ pub fn beam(
         probed: f64::INFINITY,
         probes: Vec::new(),
     };
-    let mut beam: Vec<Candidate> = Vec::new();
-    for first in firsts {
-        let predicted = prediction.loss(problem.options, &first);
-        if !search.seen.contains(&first)
-            && let Some(found) = search.measure(first, beam.first(), predicted)?
-        {
-            let better = beam.first().is_none_or(|best| found.loss < best.loss);
-            search.note(better);
-            beam.insert(if better { 0 } else { beam.len() }, found);
-        }
-    }
-    if beam.is_empty() {
-        return Err(Error::Option {
-            option: "--search beam".to_owned(),
-            reason: "there is no allocation to start from".to_owned(),
-        });
-    }
+    let predicted = prediction.loss(problem.options, &first);
+    let mut beam: Vec<Candidate> = search.measure(first, None, predicted)?.into_iter().collect();
     let mut fruitless = 0;
     search.effort.stopped = 'search: loop {
         if fruitless >= FRUITLESS {
@@ -335,8 +320,9 @@ impl Search<'_, '_> {
         let options = network.revised(self.problem.options, &self.base)?;
         let losses = self.prediction.losses(&options);
         if parent.loss < PROBE_AGAIN * self.probed && self.has_room_for_probes() {
+            let heats: Vec<usize> = self.heats().collect();
             let (quick, effort) = (&mut self.quick, &mut self.effort);
-            let found = probe(self.problem, quick, &parent.allocation, &losses, effort)?;
+            let found = probe(self.problem, quick, &parent.allocation, &losses, &heats, effort)?;
             let Some(found) = found else { return Ok(None) };
             self.probes.extend(found);
             self.probed = parent.loss;

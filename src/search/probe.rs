@@ -31,6 +31,10 @@ const FIRST: usize = 5;
 /// Standard errors that the predicted changes of half of them must be.
 const CLEAR: f64 = 2.5;
 
+/// Standard errors of a predicted change from which on more samples would tell little about its layer, whose
+/// ratio is known far less well before.
+const ENOUGH: f64 = 4.0;
+
 /// One change of one layer.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Probe {
@@ -43,9 +47,10 @@ pub struct Probe {
     error: f64,
 }
 
-/// Tries every layer in the network of `allocation`, at about the same predicted change of the loss.
-/// `losses[layer][option]` are the predictions. `None` where the first layers show that such changes
-/// can't be told from the noise of the samples: what follows from them would be chance.
+/// Tries every layer in the network of `allocation`, at about the same predicted change of the loss, on as
+/// many samples as it takes, up to one of the runs that `heats` end with. `losses[layer][option]` are
+/// the predictions. `None` where the first layers show that such changes can't be told from the noise
+/// of the samples: what follows from them would be chance.
 ///
 /// # Errors
 /// When a network can't be run, or the run is interrupted.
@@ -54,12 +59,12 @@ pub fn probe(
     quick: &mut Quick<'_, '_>,
     allocation: &Allocation,
     losses: &[Vec<f64>],
+    heats: &[usize],
     effort: &mut Effort,
 ) -> Result<Option<Vec<Probe>>> {
-    let Problem { network, options, samples, limits, progress, .. } = problem;
+    let Problem { network, options, limits, progress, .. } = problem;
     let choices = Network::choices(options, allocation);
     quick.rebase(allocation);
-    let before = quick.losses(allocation, samples.runs(), effort)?;
     effort.evaluations += 1;
     let total: f64 = allocation.iter().zip(losses).map(|(&o, losses)| losses[o]).sum();
     let mut probes = Vec::new();
@@ -75,9 +80,17 @@ pub fn probe(
         };
         let mut changed = allocation.clone();
         changed[l] = option;
-        let after = quick.losses(&changed, samples.runs(), effort)?;
+        let mut difference = Difference::of(&[], &[]);
+        for &end in heats {
+            let before = quick.losses(allocation, end, effort)?;
+            let after = quick.losses(&changed, end, effort)?;
+            difference = Difference::of(&after, &before);
+            if predicted.abs() > ENOUGH * difference.error {
+                break;
+            }
+        }
         effort.evaluations += 1;
-        let Difference { mean: measured, error } = Difference::of(&after, &before);
+        let Difference { mean: measured, error } = difference;
         log::debug!(target: "search", "{}: {:?} for {:?}: {measured:+.5} +- {error:.5}, predicted \
              {predicted:+.5}", network.layers[l].name, options[l].options[option].choice, choices[l]);
         progress.step(effort.evaluations, &network.layers[l].name);
