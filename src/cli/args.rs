@@ -6,10 +6,9 @@ use clap::{Args, Parser, Subcommand};
 
 use super::compress_args::CompressArgs;
 use super::sweep_args::SweepArgs;
-use super::values;
+use super::values::{self, Schemes};
 use crate::compress::{DataSource, Runtime};
 use crate::dataset::{ChannelOrder, Layout, Preprocess, Resize};
-use crate::factorize::Scheme;
 use crate::options::{Options, RankMultiple};
 use crate::report::Order;
 
@@ -164,9 +163,9 @@ pub struct LayerArgs {
     /// Factorize no layers whose node or weight name matches; repeatable (--quantize is for all: see --float)
     #[arg(long, value_name = "GLOB")]
     exclude: Vec<String>,
-    /// channel, channel-in, spatial, tucker, matrix [default: all]
-    #[arg(long, value_name = "A,B,..", value_delimiter = ',')]
-    schemes: Vec<Scheme>,
+    /// channel, channel-in, spatial, tucker, matrix; `none` leaves a ratio to --quantize [default: all]
+    #[arg(long, value_name = "A,B,..", value_parser = values::schemes)]
+    schemes: Option<Schemes>,
     /// Ranks are multiples of this; `auto` is the step at which tract gets faster here
     #[arg(long, value_name = "N", default_value = "1", value_parser = values::rank_multiple)]
     rank_multiple: RankMultiple,
@@ -181,8 +180,8 @@ impl LayerArgs {
             rank_multiple: self.rank_multiple,
             ..Options::default()
         };
-        if !self.schemes.is_empty() {
-            options.schemes = self.schemes.clone();
+        if let Some(Schemes(schemes)) = &self.schemes {
+            options.schemes.clone_from(schemes);
         }
         options
     }

@@ -151,6 +151,12 @@ fn a_program_may_judge() {
     assert!(parse("eval x.onnx --metric cmd:./judge").is_ok());
 }
 
+#[test]
+fn schemes_can_be_none() {
+    assert!(request("a b --ratio 2 --schemes none --quantize auto").options.schemes.is_empty());
+    assert!(parse("a b --ratio 2 --schemes none,matrix").is_err());
+}
+
 /// Bindings offer these under their own names.
 #[test]
 fn flags_are_listed() {

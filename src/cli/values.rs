@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::compress::ProgramMetric;
+use crate::factorize::Scheme;
 use crate::options::RankMultiple;
 use crate::score::MetricKind;
 use crate::tune::Augmentation;
@@ -125,6 +126,18 @@ pub fn at_least_one(text: &str) -> Result<usize, String> {
         .ok()
         .filter(|&n| n > 0)
         .ok_or_else(|| "not a whole number of at least 1".to_owned())
+}
+
+/// What layers may become.
+#[derive(Clone, Debug)]
+pub struct Schemes(pub Vec<Scheme>);
+
+/// Schemes by their names, or `none`.
+pub fn schemes(text: &str) -> Result<Schemes, String> {
+    if text == "none" {
+        return Ok(Schemes(Vec::new()));
+    }
+    text.split(',').map(str::parse).collect::<Result<_, _>>().map(Schemes)
 }
 
 /// A step of ranks: a whole number of at least 1, or `auto`.

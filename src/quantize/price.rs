@@ -14,8 +14,9 @@ use crate::onnx::Model;
 /// its own name apart.
 pub(super) const OVERHEAD: usize = 72;
 
-/// The same for one that a table of levels is looked up for: four nodes, and the shape.
-pub(super) const PACKED: usize = 300;
+/// The same for one that a table of levels is looked up for: four nodes, and the shape, with numbers of up to
+/// four digits in their names.
+pub(super) const PACKED: usize = 232;
 
 /// Bytes of the table of levels, which all such weights share.
 pub const TABLE: u64 = 560;
