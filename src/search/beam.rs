@@ -115,10 +115,11 @@ pub fn beam(
             break "the noise of the samples hides what changes gain";
         };
         fruitless += 1;
-        for (allocation, predicted) in children {
+        for (at, (allocation, predicted)) in children.iter().cloned().enumerate() {
             if let Some(reason) = search.exhausted() {
                 break 'search reason;
             }
+            search.ahead(&children[at..])?;
             let Some(found) = search.measure(allocation, Some(&beam[0]), predicted)? else {
                 continue;
             };
@@ -247,6 +248,14 @@ impl Search<'_, '_> {
         let taken = predicted.is_none();
         self.effort.trials.push(Trial { at, evaluation, predicted, loss, samples, taken });
         self.problem.progress.step(evaluation, &format!("loss {loss:.4}"));
+    }
+
+    /// Finds what the first heats of the next networks ask for, of several at the same time.
+    fn ahead(&mut self, children: &[(Allocation, f64)]) -> Result<()> {
+        let first = self.heats().next().filter(|_| self.quick.is_cheaper());
+        let Some(first) = first else { return Ok(()) };
+        let next = children.iter().take(self.quick.lanes()).map(|(child, _)| child.clone());
+        self.quick.ahead(&next.collect::<Vec<_>>(), first, &mut self.effort)
     }
 
     /// The difference of a network to the best one where, both fitted to few samples, it is clearly worse

@@ -67,23 +67,29 @@ pub fn probe(
     quick.rebase(allocation);
     effort.evaluations += 1;
     let total: f64 = allocation.iter().zip(losses).map(|(&o, losses)| losses[o]).sum();
+    let changes = losses.iter().enumerate().filter_map(|(l, losses)| {
+        let (option, predicted) = change(losses, allocation[l], CHANGE * total)?;
+        let mut changed = allocation.clone();
+        changed[l] = option;
+        Some((changed, (l, option, predicted)))
+    });
+    let (changed, changes): (Vec<Allocation>, Vec<_>) = changes.unzip();
     let mut probes = Vec::new();
-    for l in 0..options.len() {
+    for (at, (l, option, predicted)) in changes.into_iter().enumerate() {
         if progress.interrupted() {
             return Err(Error::Interrupted);
         }
         if limits.exceeded(effort.evaluations).is_some() {
             break;
         }
-        let Some((option, predicted)) = change(&losses[l], allocation[l], CHANGE * total) else {
-            continue;
-        };
-        let mut changed = allocation.clone();
-        changed[l] = option;
+        if let Some(&first) = heats.first() {
+            let next = (at + quick.lanes()).min(changed.len());
+            quick.ahead(&changed[at..next], first, effort)?;
+        }
         let mut difference = Difference::of(&[], &[]);
         for &end in heats {
             let before = quick.losses(allocation, end, effort)?;
-            let after = quick.losses(&changed, end, effort)?;
+            let after = quick.losses(&changed[at], end, effort)?;
             difference = Difference::of(&after, &before);
             if predicted.abs() > ENOUGH * difference.error {
                 break;

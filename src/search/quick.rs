@@ -3,12 +3,17 @@
 
 use std::ops::Range;
 
+use rayon::prelude::*;
+
 use super::network::Network;
 use super::sequential::Compressed;
 use super::snapshots::Snapshots;
 use super::{Allocation, Effort, Problem};
 use crate::error::Result;
 use crate::score::Scorer;
+
+/// Networks that are scored at the same time, at most. Each needs memory for states of its own.
+const LANES: usize = 4;
 
 /// Scores networks, fitted to few samples, that differ from a base in some of the layers.
 pub struct Quick<'a, 'm> {
@@ -17,6 +22,11 @@ pub struct Quick<'a, 'm> {
     base: Allocation,
     /// The network of the base, built when a score is not known.
     built: Option<Compressed>,
+    lanes: Vec<Lane>,
+}
+
+/// What one of the networks that are scored at the same time needs.
+struct Lane {
     /// The network that was asked for last: it may be asked for on more of the samples.
     last: Option<(Allocation, Compressed)>,
     calibration: Snapshots,
@@ -26,10 +36,11 @@ pub struct Quick<'a, 'm> {
 impl<'a, 'm> Quick<'a, 'm> {
     /// With the original as the base.
     pub fn new(problem: Problem<'a, 'm>, scorer: &'a Scorer) -> Self {
-        let room = || Snapshots::new(problem.limits.snapshot_bytes);
+        let count = rayon::current_num_threads().clamp(1, LANES);
+        let room = || Snapshots::new(problem.limits.snapshot_bytes / count);
+        let lane = |_| Lane { last: None, calibration: room(), search: room() };
         let base = vec![0; problem.options.len()];
-        let (calibration, search) = (room(), room());
-        Self { problem, scorer, base, built: None, last: None, calibration, search }
+        Self { problem, scorer, base, built: None, lanes: (0..count).map(lane).collect() }
     }
 
     /// Whether the network is fitted to fewer samples than others are.
@@ -37,12 +48,19 @@ impl<'a, 'm> Quick<'a, 'm> {
         !std::ptr::eq(self.problem.quick, self.problem.network)
     }
 
+    /// Networks that [`Quick::ahead`] scores at the same time.
+    pub fn lanes(&self) -> usize {
+        self.lanes.len()
+    }
+
     /// Makes an allocation the one whose states are kept.
     pub fn rebase(&mut self, allocation: &Allocation) {
         let first = self.differing(allocation);
         if first < allocation.len() {
-            self.calibration.forget(first);
-            self.search.forget(first);
+            for lane in &mut self.lanes {
+                lane.calibration.forget(first);
+                lane.search.forget(first);
+            }
             self.base.clone_from(allocation);
             self.built = None;
         }
@@ -64,53 +82,132 @@ impl<'a, 'm> Quick<'a, 'm> {
         runs: usize,
         effort: &mut Effort,
     ) -> Result<Vec<f64>> {
-        let Problem { samples, cache, .. } = self.problem;
-        let name = format!("quick {allocation:?}");
-        let mut losses = cache.get(&name).unwrap_or_default();
-        let end = |runs: usize| runs.checked_sub(1).map_or(0, |last| samples.range(last).end);
-        let wanted = end(runs);
-        if losses.len() >= wanted {
-            losses.truncate(wanted);
+        let (mut losses, missing) = self.missing(allocation, runs);
+        if missing.is_empty() {
+            losses.truncate(self.samples_of(runs));
             return Ok(losses);
         }
-        let mut done = samples.runs_of(losses.len());
-        if end(done) != losses.len() {
-            // Kept by a program whose runs are of other sizes.
-            (losses, done) = (Vec::new(), 0);
-        }
-        losses.extend(self.score(allocation, done..runs, effort)?);
-        cache.put(name, &losses);
+        let known = |lane: &Lane| lane.last.as_ref().is_some_and(|(last, _)| last == allocation);
+        let lane = self.lanes.iter().position(known).unwrap_or(0);
+        let one = self.one(allocation, missing);
+        let built = built(self.problem, &self.base, &mut self.built, effort)?;
+        losses.extend(one.score(&mut self.lanes[lane], built, effort)?);
+        self.problem.cache.put(name(allocation), &losses);
         Ok(losses)
     }
 
-    fn score(
+    /// Finds losses that will be asked for, of as many allocations as there are lanes at the same time: what
+    /// one of them can't share out among the threads leaves them to the others.
+    ///
+    /// # Errors
+    /// As [`Quick::losses`].
+    pub fn ahead(
         &mut self,
-        allocation: &Allocation,
-        runs: Range<usize>,
+        allocations: &[Allocation],
+        runs: usize,
         effort: &mut Effort,
-    ) -> Result<Vec<f64>> {
+    ) -> Result<()> {
+        let missing = allocations.iter().map(|a| (a, self.missing(a, runs)));
+        let mut wanted: Vec<_> = missing.filter(|(_, (_, runs))| !runs.is_empty()).collect();
+        wanted.truncate(self.lanes.len());
+        // Where the first is known its turn was with others.
+        if wanted.len() < 2 || wanted.first().map(|(a, _)| *a) != allocations.first() {
+            return Ok(());
+        }
+        let ones: Vec<One<'_, '_, '_>> =
+            wanted.iter().map(|(a, (_, runs))| self.one(a, runs.clone())).collect();
+        let built = built(self.problem, &self.base, &mut self.built, effort)?;
+        let scored: Vec<(Vec<f64>, Effort)> = self
+            .lanes
+            .par_iter_mut()
+            .zip(ones)
+            .with_max_len(1)
+            .map(|(lane, one)| {
+                let mut effort = Effort::default();
+                Ok((one.score(lane, built, &mut effort)?, effort))
+            })
+            .collect::<Result<_>>()?;
+        for ((allocation, (mut losses, _)), (found, spent)) in wanted.into_iter().zip(scored) {
+            losses.extend(found);
+            self.problem.cache.put(name(allocation), &losses);
+            effort.layer_passes += spent.layer_passes;
+            effort.samples_run += spent.samples_run;
+        }
+        Ok(())
+    }
+
+    /// What is known of an allocation's losses, and the runs that are missing.
+    fn missing(&self, allocation: &Allocation, runs: usize) -> (Vec<f64>, Range<usize>) {
+        let Problem { samples, cache, .. } = self.problem;
+        let losses = cache.get(&name(allocation)).unwrap_or_default();
+        if losses.len() >= self.samples_of(runs) {
+            return (losses, 0..0);
+        }
+        let done = samples.runs_of(losses.len());
+        if self.samples_of(done) == losses.len() {
+            (losses, done..runs)
+        } else {
+            // Kept by a program whose runs are of other sizes.
+            (Vec::new(), 0..runs)
+        }
+    }
+
+    /// Samples of the first `runs` runs.
+    fn samples_of(&self, runs: usize) -> usize {
+        runs.checked_sub(1).map_or(0, |last| self.problem.samples.range(last).end)
+    }
+
+    fn one<'b>(&self, allocation: &'b Allocation, runs: Range<usize>) -> One<'a, 'm, 'b> {
+        let (problem, scorer) = (self.problem, self.scorer);
+        One { problem, scorer, allocation, first: self.differing(allocation), runs }
+    }
+}
+
+/// A network that is scored on the samples of some runs.
+struct One<'a, 'm, 'b> {
+    problem: Problem<'a, 'm>,
+    scorer: &'a Scorer,
+    allocation: &'b Allocation,
+    /// The first layer in which it is another than the base.
+    first: usize,
+    runs: Range<usize>,
+}
+
+impl One<'_, '_, '_> {
+    fn score(self, lane: &mut Lane, base: &Compressed, effort: &mut Effort) -> Result<Vec<f64>> {
         let Problem { quick: network, options, samples, .. } = self.problem;
-        let taken = |allocation| Network::taken(options, allocation);
-        let built = match self.last.take().filter(|(last, _)| last == allocation) {
+        let built = match lane.last.take().filter(|(last, _)| last == self.allocation) {
             Some((_, built)) => built,
             None => {
-                let base = match self.built.take() {
-                    Some(base) => base,
-                    None => {
-                        let none = &mut Snapshots::new(0);
-                        network.compress(&taken(&self.base), &network.dense(), none, effort)?
-                    }
-                };
-                let built =
-                    network.compress(&taken(allocation), &base, &mut self.calibration, effort);
-                self.built = Some(base);
-                built?
+                let taken = Network::taken(options, self.allocation);
+                network.compress(&taken, base, &mut lane.calibration, effort)?
             }
         };
-        let first = self.differing(allocation);
-        let score =
-            network.score(&built, samples, runs, self.scorer, first, &mut self.search, effort)?;
-        self.last = Some((allocation.clone(), built));
+        let (runs, first, search) = (self.runs, self.first, &mut lane.search);
+        let score = network.score(&built, samples, runs, self.scorer, first, search, effort)?;
+        lane.last = Some((self.allocation.clone(), built));
         Ok(score.losses)
     }
+}
+
+/// The network of the base, which is built when it is first needed.
+fn built<'b>(
+    problem: Problem<'_, '_>,
+    base: &Allocation,
+    built: &'b mut Option<Compressed>,
+    effort: &mut Effort,
+) -> Result<&'b Compressed> {
+    Ok(match built {
+        Some(built) => built,
+        none => {
+            let Problem { quick: network, options, .. } = problem;
+            let (taken, nothing) = (Network::taken(options, base), &mut Snapshots::new(0));
+            none.insert(network.compress(&taken, &network.dense(), nothing, effort)?)
+        }
+    })
+}
+
+/// What the losses of an allocation are kept as.
+fn name(allocation: &Allocation) -> String {
+    format!("quick {allocation:?}")
 }
