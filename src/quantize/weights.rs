@@ -272,15 +272,21 @@ pub fn params(model: &Model) -> u64 {
         let code = stored.data_type();
         let float = [DataType::F32, DataType::F64, DataType::F16, DataType::BF16];
         if data_type_from_code(code).is_some_and(|d| float.contains(&d)) {
-            let scale = |node: &NodeProto, input: usize| match (node.op_type(), input) {
-                ("QuantizeLinear" | "DequantizeLinear", 1) | ("MatMulNBits", 2) => true,
-                // One that widened integers are multiplied by.
-                ("Mul", _) => node.input.get(1 - input.min(1)).is_some_and(|other| {
+            // Those that widened integers are multiplied by.
+            let widened = |node: &NodeProto, input: usize| {
+                node.input.get(1 - input.min(1)).is_some_and(|other| {
                     let cast = links.producer(other).map(|p| &graph.node[p]);
                     let codes =
                         cast.filter(|n| n.op_type() == "Cast").and_then(|n| n.input.first());
                     codes.is_some_and(|codes| is_codes(graph, &links, &constants, codes))
-                }),
+                })
+            };
+            let scale = |node: &NodeProto, input: usize| match (node.op_type(), input) {
+                ("QuantizeLinear" | "DequantizeLinear", 1) | ("MatMulNBits", 2) => true,
+                ("Mul", _) => widened(node, input),
+                // Of the rows of a table.
+                ("Gather", 0) => next(graph, &links, node)
+                    .is_some_and(|(n, input)| n.op_type() == "Mul" && widened(n, input)),
                 _ => false,
             };
             let scales = uses.iter().all(|u| scale(&graph.node[u.node], u.input));
@@ -294,6 +300,10 @@ pub fn params(model: &Model) -> u64 {
             ("DequantizeLinear", 0) | ("ConvInteger" | "MatMulInteger", 1) => elements,
             ("QLinearConv", 3 | 8) | ("QLinearMatMul", 3) => elements,
             ("Cast", 0) if code == Code::Int8 as i32 => elements,
+            ("Gather", 0) if code == Code::Int8 as i32 => match next(graph, &links, node) {
+                Some((cast, _)) if cast.op_type() == "Cast" => elements,
+                _ => 0,
+            },
             ("Cast", 0) if code == Code::Uint8 as i32 => unpacked(graph, &links, &constants, node),
             _ => 0,
         };
@@ -313,11 +323,21 @@ fn is_codes(
         links.producer(name).map(|p| &graph.node[p]).filter(|n| n.op_type() == op)
     };
     let table = || {
-        let gather = made(made(name, "Reshape")?.input.first()?, "Gather")?;
-        gather.input.first()
+        let found = made(name, "Reshape").and_then(|reshape| reshape.input.first());
+        made(found.map_or(name, String::as_str), "Gather")?.input.first()
     };
     let stored = constants.get(name).or_else(|| constants.get(table()?));
     stored.and_then(|c| c.proto(graph)).is_some_and(|t| t.data_type() == Code::Int8 as i32)
+}
+
+/// The only node that reads what a node yields, and as which of its inputs.
+fn next<'g>(
+    graph: &'g GraphProto,
+    links: &Links,
+    node: &NodeProto,
+) -> Option<(&'g NodeProto, usize)> {
+    let consumer = links.sole_consumer(node.output.first()?)?;
+    Some((&graph.node[consumer.node], consumer.input))
 }
 
 /// Elements of the weight that a table of levels is looked up for, from the node that widens its codes; 0
@@ -328,13 +348,10 @@ fn unpacked(
     constants: &BTreeMap<String, Constant>,
     cast: &NodeProto,
 ) -> u64 {
-    let next = |node: &NodeProto| {
-        let consumer = links.sole_consumer(node.output.first()?)?;
-        Some((&graph.node[consumer.node], consumer.input))
-    };
     let shape = || {
-        let (gather, 1) = next(cast)? else { return None };
-        let (reshape, 0) = next(gather).filter(|_| gather.op_type() == "Gather")? else {
+        let (gather, 1) = next(graph, links, cast)? else { return None };
+        let (reshape, 0) = next(graph, links, gather).filter(|_| gather.op_type() == "Gather")?
+        else {
             return None;
         };
         let shape = reshape.input.get(1).filter(|_| reshape.op_type() == "Reshape")?;

@@ -2,6 +2,7 @@
 
 mod integer;
 mod packed;
+mod tables;
 mod values;
 
 use std::collections::HashMap;
@@ -151,8 +152,11 @@ impl Edits {
     fn store(&mut self, model: &Model, weight: &Weight, stored: &StoredWeight) -> Result<()> {
         self.count += 1;
         match stored.storage {
+            Storage::Int8 if tables::is_looked_up(model.graph(), weight, stored) => {
+                self.rows_of_codes(model.graph(), weight, stored)?;
+            }
             Storage::Int8 => self.int8(model.graph(), stored)?,
-            Storage::Fp16 => self.half(model, stored)?,
+            Storage::Fp16 => self.half(model, weight, stored)?,
             Storage::Int4 => self.int4(model.graph(), weight, stored)?,
             Storage::Int4Dq => self.blocked(model.graph(), stored)?,
             Storage::Int4Packed => self.packed(model.graph(), stored)?,
@@ -217,7 +221,7 @@ impl Edits {
         Ok(())
     }
 
-    fn half(&mut self, model: &Model, stored: &StoredWeight) -> Result<()> {
+    fn half(&mut self, model: &Model, weight: &Weight, stored: &StoredWeight) -> Result<()> {
         let elements = graph::constant_tensor(model, &stored.name)?.map(|t| t.to_f64_vec());
         let half: Vec<half::f16> = elements
             .unwrap_or_default()
@@ -227,7 +231,12 @@ impl Edits {
         let half = Tensor::from_vec(&stored.shape, half)
             .map_err(|e| plan(&stored.name, &e.to_string()))?;
         let half = self.constant("h", TensorProto::from_tensor("", &half));
-        self.put(model.graph(), &stored.name, vec![cast(half, &stored.name)]);
+        let graph = model.graph();
+        if tables::is_looked_up(graph, weight, stored) {
+            self.rows_of_halves(graph, weight, &half);
+        } else {
+            self.put(graph, &stored.name, vec![cast(half, &stored.name)]);
+        }
         Ok(())
     }
 

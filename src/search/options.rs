@@ -85,7 +85,8 @@ impl LayerOptions {
         for curve in &curves {
             let scheme = curve.scheme;
             let rank_in = (scheme == Scheme::Tucker).then_some(1);
-            let overhead = overhead(layer, nodes, map, Some(Choice { scheme, rank: 1, rank_in }))?;
+            let overhead =
+                overhead(layer, nodes, map, Some(Choice { scheme, rank: 1, rank_in }), price)?;
             let choices = curve.choices(map)?;
             let storages = bits.storages(price, kind(map, choices.first().map(|c| c.0)));
             // What rounding costs hardly depends on the rank.
@@ -174,7 +175,7 @@ impl LayerOptions {
                 Some((known, bytes)) if known == scheme => bytes,
                 _ => {
                     let rank_in = (scheme == Scheme::Tucker).then_some(1);
-                    overhead(layer, nodes, map, Some(Choice { scheme, rank: 1, rank_in }))?
+                    overhead(layer, nodes, map, Some(Choice { scheme, rank: 1, rank_in }), price)?
                 }
             };
             around = Some((scheme, overhead));
@@ -350,7 +351,7 @@ fn dense(
     storage: Option<Storage>,
 ) -> Result<Cost> {
     let params = layer.weight_params + bias(layer, map);
-    let bytes = bytes(layer, map, None, price, storage) + overhead(layer, nodes, map, None)?;
+    let bytes = bytes(layer, map, None, price, storage) + overhead(layer, nodes, map, None, price)?;
     Ok(Cost { params, bytes, ..stored })
 }
 
@@ -361,6 +362,10 @@ fn bias(layer: &Layer, map: &LinearMap) -> u64 {
     layer.bias_params.max(outputs as u64)
 }
 
+/// Bytes of the nodes that look up the rows of a table that is stored in fewer bits, beyond those that
+/// other weights come with, and beside the name of the index.
+const LOOKED_UP: usize = 64;
+
 /// Bytes that new nodes and tensors take beside their elements, less those of the layer's own nodes
 /// and tensors.
 fn overhead(
@@ -368,6 +373,7 @@ fn overhead(
     nodes: &[NodeProto],
     map: &LinearMap,
     choice: Option<Choice>,
+    price: Price,
 ) -> Result<u64> {
     let mut names = NameAllocator::default();
     let made = replace(layer, nodes, &Factors::zeros(choice, map), &mut names)?;
@@ -385,7 +391,13 @@ fn overhead(
     let names = layer.weight.len() + map.bias.as_ref().map_or(0, |bias| bias.len() + 12);
     let own: usize = layer.uses().map(|(node, _)| len(&nodes[node])).sum();
     let own = own + names + 12;
-    Ok((new + tensors).saturating_sub(own) as u64)
+    // Scales are looked up like codes.
+    let index = |node: &NodeProto| node.input.get(1).map_or(0, |name| name.len() + LOOKED_UP);
+    let rows: usize = match price.form {
+        Some(_) if map.is_table() => layer.uses().map(|(node, _)| index(&nodes[node])).sum(),
+        _ => 0,
+    };
+    Ok((new + tensors + rows).saturating_sub(own) as u64)
 }
 
 #[cfg(test)]
