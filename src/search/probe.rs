@@ -5,8 +5,6 @@
 //! can matter several times as much. Here every layer is changed in place, and those behind it are
 //! refitted.
 
-use serde::{Deserialize, Serialize};
-
 use super::network::Network;
 use super::quick::Quick;
 use super::race::Difference;
@@ -36,7 +34,7 @@ const CLEAR: f64 = 2.5;
 const ENOUGH: f64 = 4.0;
 
 /// One change of one layer.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Probe {
     layer: usize,
     /// The change of the loss by prediction.
